@@ -1,0 +1,1 @@
+"""The daemon every provider and client runs."""

@@ -1,0 +1,1 @@
+"""Running strangers' code: sandbox, supervisor, environments, results, behind the port in ``port.py``."""

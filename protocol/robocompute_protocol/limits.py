@@ -1,0 +1,51 @@
+"""Bounds on everything a peer can send. Each says its unit and its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from robocompute_protocol.money import Millis
+
+MAX_GOSSIP_BYTES: Final = 16_384
+"""One gossip payload: an offer with 64 slots is about 4 kB, and relays pay for every byte."""
+MAX_FRAME_BYTES: Final = 262_144
+"""One frame on a direct stream: four 64 KiB transport frames, so a stream is shared fairly."""
+MAX_CHUNK_BYTES: Final = 1_048_576
+"""One content-addressed chunk: small enough to resume cheaply, large enough to hash fast."""
+MAX_MANIFEST_BYTES: Final = 16_777_216
+"""One upload or artifact manifest: about 100,000 files with their chunks."""
+MAX_FILES: Final = 100_000
+"""Files in one upload or artifact set: more is a mistake (an unignored cache), and costs inodes."""
+MAX_PATH_BYTES: Final = 1_024
+"""One relative path."""
+MAX_ARGV: Final = 4_096
+"""Words in a command."""
+MAX_ARG_BYTES: Final = 131_072
+"""One word of a command or one environment value: Linux refuses longer ones at exec."""
+MAX_SLOTS: Final = 64
+"""Slots of one provider: they are the bits of a u64."""
+MAX_OPEN_AGREEMENTS: Final = 64
+"""Open agreements on one channel: the allocation root lists them all."""
+MAX_OFFER_TTL: Final = Millis(1_800_000)
+"""An offer lives at most half an hour: a vanished provider must not be advertised for longer."""
+MAX_CLOCK_AHEAD: Final = Millis(30_000)
+"""A sequence or time stamp further in the future than this is refused."""
+TOMBSTONE_EXTRA: Final = Millis(60_000)
+"""A withdrawal is remembered for the offer's TTL and this much more, so gossip cannot revive it."""
+QUOTE_HOLD: Final = Millis(5_000)
+"""A quote keeps its slots for at most this long."""
+FIRST_TICK_MIN: Final = Millis(2_000)
+FIRST_TICK_MAX: Final = Millis(10_000)
+"""The first prepaid tick: short, because a slot is not let to another payer before its end."""
+MAX_TICK: Final = Millis(300_000)
+"""No later tick is longer."""
+DEFAULT_HORIZON: Final = Millis(60_000)
+"""The outage an agreement survives unless it names another: also the most either side can lose."""
+MIN_HORIZON: Final = Millis(4_000)
+"""A horizon below this would be used up by one reconnect."""
+MAX_HORIZON: Final = Millis(86_400_000)
+"""A horizon above a day is a detached job that should be paid by a larger deposit knowingly."""
+RESERVE_MAX: Final = Millis(15_000)
+"""The reserve at the end of prepaid time is a quarter of the horizon, and at most this."""
+CONFIRMED_CARRIES: Final = Millis(60_000)
+"""A deposit that is confirmed but not yet final carries ticks up to this much prepaid time."""

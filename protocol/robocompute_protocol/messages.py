@@ -1,0 +1,433 @@
+"""Every message two nodes exchange, as strict msgspec structs.
+
+A signed thing travels as ``Signed``: the very bytes that were signed, so nobody re-encodes before
+verifying. Streams carry length-prefixed frames (4 bytes, big-endian), each one msgpack message of
+the union named for its protocol.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from robocompute_protocol import limits
+from robocompute_protocol.causes import Cause
+from robocompute_protocol.identifiers import (
+    Address,
+    AgreementId,
+    ChannelId,
+    Digest,
+    NodeKey,
+    Signature,
+)
+from robocompute_protocol.money import MicroUnits, Millis
+
+_KEY = msgspec.Meta(min_length=32, max_length=32)
+AddressField: TypeAlias = Annotated[Address, _KEY]
+NodeKeyField: TypeAlias = Annotated[NodeKey, _KEY]
+ChannelField: TypeAlias = Annotated[ChannelId, _KEY]
+AgreementField: TypeAlias = Annotated[AgreementId, _KEY]
+DigestField: TypeAlias = Annotated[Digest, _KEY]
+SignatureField: TypeAlias = Annotated[Signature, msgspec.Meta(min_length=64, max_length=64)]
+AmountField: TypeAlias = Annotated[MicroUnits, msgspec.Meta(ge=0, le=2**63 - 1)]
+MillisField: TypeAlias = Annotated[Millis, msgspec.Meta(ge=0, le=2**53)]
+SlotBits: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+ShortText: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
+LongText: TypeAlias = Annotated[str, msgspec.Meta(max_length=4_096)]
+PathText: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_PATH_BYTES)]
+ArgText: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_ARG_BYTES)]
+
+PROTOCOL_AGREEMENT = "/robocompute/agreement/1"
+PROTOCOL_BLOB = "/robocompute/blob/1"
+PROTOCOL_JOB = "/robocompute/job/1"
+PROTOCOL_PAY = "/robocompute/pay/1"
+PROTOCOL_BOOK = "/robocompute/book/1"
+TOPIC_OFFERS = "/robocompute/1/offers/"
+TOPIC_BIDS = "/robocompute/1/bids/"
+
+CLASSES = (
+    "cpu", "a100", "h100", "h200", "b200", "l4", "l40s", "a10", "t4", "v100", "rtx3090", "rtx4090",
+    "rtx5090", "gpu-other",
+)  # fmt: skip
+"""The closed list of resource classes: each is a gossip topic."""
+
+GpuClass: TypeAlias = Annotated[str, msgspec.Meta(max_length=16, pattern="^[a-z0-9-]+$")]
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all messages: immutable, exact, unknown fields refused."""
+
+
+class Signed(Message, kw_only=True):
+    """``body`` as it was signed by ``key`` under the domain that belongs to its type."""
+
+    key: NodeKeyField
+    body: Annotated[bytes, msgspec.Meta(max_length=limits.MAX_FRAME_BYTES)]
+    signature: SignatureField
+
+
+# --- what a task needs, and what a provider has ------------------------------------------------
+
+
+class Requirements(Message, kw_only=True):
+    """What a job needs of one provider. ``gpus`` cards of ``resource_class``, or none for cpu."""
+
+    resource_class: GpuClass = "cpu"
+    gpus: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_SLOTS)] = 0
+    gpu_memory_mib: Count = 0
+    cpu_cores: Count = 1
+    memory_mib: Count = 512
+    disk_mib: Count = 1_024
+
+
+class FileEntry(Message, kw_only=True):
+    """One regular file: its chunks, in order, are its content."""
+
+    path: PathText
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)]
+    size: Count
+    chunks: tuple[DigestField, ...]
+
+
+class Manifest(Message, kw_only=True):
+    """A set of files. Its own encoding is a blob too, and its digest names the set."""
+
+    files: Annotated[tuple[FileEntry, ...], msgspec.Meta(max_length=limits.MAX_FILES)]
+
+
+class TaskSpec(Message, kw_only=True):
+    """A job, complete: its encoding's digest is the task hash that the agreement and receipt name."""
+
+    app_name: ShortText
+    argv: Annotated[tuple[ArgText, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_ARGV)]
+    env: tuple[tuple[ShortText, ArgText], ...] = ()
+    requirements: Requirements
+    upload: DigestField
+    """Digest of the encoded Manifest."""
+    requirements_file: PathText | None = None
+    """Path of a pip requirements file inside the upload, or none."""
+    wall_ms: MillisField
+    output_rate: Count = 16_777_216
+    """Bytes of output a second before back-pressure."""
+
+
+class Offer(Message, kw_only=True):
+    """What a provider lets, all its slots of one class in one message. Newest sequence wins."""
+
+    provider: NodeKeyField
+    sequence: Count
+    """max(previous + 1, unix ms): also the time it was made."""
+    ttl_ms: Annotated[Millis, msgspec.Meta(ge=0, le=limits.MAX_OFFER_TTL)]
+    """0 is a tombstone: the offer is withdrawn."""
+    resource_class: GpuClass
+    model: ShortText
+    slots: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_SLOTS)]
+    gpu_memory_mib: Count = 0
+    cpu_cores: Count
+    """Per slot, like all that follow."""
+    memory_mib: Count
+    disk_mib: Count
+    price_per_hour: AmountField
+    mint: AddressField
+    payee: AddressField
+    stake: AddressField
+    executors: tuple[ShortText, ...]
+    runtimes: tuple[ShortText, ...] = ()
+    """What the base runtime of jobs has: "python3.11", "torch"."""
+    location: ShortText = ""
+    addresses: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=8)]
+
+
+class Bid(Message, kw_only=True):
+    """A task nobody in the book fits: providers that can serve it send the client a quote."""
+
+    client: NodeKeyField
+    sequence: Count
+    requirements: Requirements
+    max_price_per_hour: AmountField
+    mint: AddressField
+    ttl_ms: Annotated[Millis, msgspec.Meta(ge=0, le=limits.MAX_OFFER_TTL)]
+    addresses: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=8)]
+
+
+# --- /robocompute/agreement/1 -------------------------------------------------------------------
+
+
+class QuoteRequest(Message, kw_only=True, tag="quote?"):
+    requirements: Requirements
+    payer: AddressField
+    mint: AddressField
+    wall_ms: MillisField
+
+
+class Quote(Message, kw_only=True, tag="quote"):
+    """An answer, never evidence: slots are held for ``hold_ms`` at most."""
+
+    price_per_hour: AmountField
+    """For everything asked, not per slot."""
+    slots: SlotBits
+    hold_ms: MillisField
+    payee: AddressField
+    stake: AddressField
+    mint: AddressField
+    min_challenge_s: Count
+
+
+class Terms(Message, kw_only=True):
+    """What both sides sign up to. Durations, never wall-clock times."""
+
+    task: DigestField
+    payer: AddressField
+    payer_node: NodeKeyField
+    payee: AddressField
+    payee_node: NodeKeyField
+    stake: AddressField
+    mint: AddressField
+    channel: ChannelField
+    nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    slots: SlotBits
+    price_per_hour: AmountField
+    horizon_ms: Annotated[Millis, msgspec.Meta(ge=limits.MIN_HORIZON, le=limits.MAX_HORIZON)]
+    first_tick_ms: Annotated[
+        Millis, msgspec.Meta(ge=limits.FIRST_TICK_MIN, le=limits.FIRST_TICK_MAX)
+    ]
+    start_deadline_ms: MillisField
+    """From lease start until the program must run, environment included."""
+
+
+class SignedVoucher(Message, kw_only=True):
+    """A cumulative promise (80 signing bytes on chain) and what the total is for."""
+
+    channel: ChannelField
+    cumulative: AmountField
+    sequence: Count
+    closed: DigestField
+    open: Annotated[
+        tuple[tuple[AgreementField, AmountField], ...],
+        msgspec.Meta(max_length=limits.MAX_OPEN_AGREEMENTS),
+    ]
+    """Sorted by agreement. Its root, with sequence and closed, is the voucher's alloc_root."""
+    signature: SignatureField
+
+
+class LeaseTick(Message, kw_only=True):
+    """The 128-byte lease statement, signed by the provider: acceptance, and evidence."""
+
+    stake: AddressField
+    agreement: AgreementField
+    payer: AddressField
+    slots: SlotBits
+    start_s: Count
+    end_s: Count
+    signature: SignatureField
+
+
+class Order(Message, kw_only=True, tag="order"):
+    """The client's offer to contract: encoded terms signed by its node, with the first voucher."""
+
+    terms: Signed
+    task: Annotated[bytes, msgspec.Meta(max_length=limits.MAX_FRAME_BYTES)]
+    """The encoded TaskSpec; its digest is terms.task."""
+    voucher: SignedVoucher
+
+
+class Waiting(Message, kw_only=True, tag="waiting"):
+    """Not yet: what the provider waits for ("channel_confirmation", "slot"). More follows."""
+
+    reason: ShortText
+
+
+class Leased(Message, kw_only=True, tag="leased"):
+    """A tick: accepted, or extended. ``prepaid_ms`` is the total prepaid since the lease began."""
+
+    tick: LeaseTick
+    prepaid_ms: MillisField
+    elapsed_ms: MillisField
+
+
+class Refused(Message, kw_only=True, tag="refused"):
+    """A no that costs nothing. ``code`` is an error code of docs/protocol.md."""
+
+    code: ShortText
+    message: LongText
+
+
+class CancelRequest(Message, kw_only=True, tag="cancel"):
+    agreement: AgreementField
+    reason: ShortText = "cancelled"
+
+
+class NeverLeased(Message, kw_only=True, tag="never-leased"):
+    """Signed for ever: this agreement was not and will not be leased. Body: NeverLeasedBody."""
+
+    statement: Signed
+
+
+class NeverLeasedBody(Message, kw_only=True):
+    agreement: AgreementField
+    channel: ChannelField
+
+
+class Receipt(Message, kw_only=True):
+    """What one agreement came to. Chains task to terms, metered time, output, results and money."""
+
+    agreement: AgreementField
+    terms: DigestField
+    """Digest of the encoded Terms."""
+    task: DigestField
+    channel: ChannelField
+    started_ms: MillisField
+    """Unix time of the lease start by the provider's clock: for people, not for rules."""
+    metered_ms: MillisField
+    frozen_ms: MillisField
+    exit_code: int | None
+    cause: Cause
+    detail: LongText
+    output: DigestField
+    """Chained digest of the numbered output records; see docs/protocol.md."""
+    output_records: Count
+    artifacts: DigestField
+    """Digest of the encoded artifact Manifest."""
+    prepaid: AmountField
+    amount: AmountField
+    """What is owed for this agreement: at most ``prepaid``."""
+
+
+class Ended(Message, kw_only=True, tag="ended"):
+    """The end: a Receipt signed by the provider."""
+
+    receipt: Signed
+
+
+# --- /robocompute/pay/1 -------------------------------------------------------------------------
+
+
+class Extend(Message, kw_only=True, tag="extend"):
+    """The next voucher; answered by Leased, or by Refused or Ended."""
+
+    agreement: AgreementField
+    prepaid_ms: MillisField
+    voucher: SignedVoucher
+
+
+class Sync(Message, kw_only=True, tag="sync"):
+    """After a reconnect: the highest voucher the sender knows of this channel, if any."""
+
+    channel: ChannelField
+    voucher: SignedVoucher | None
+
+
+# --- /robocompute/job/1 -------------------------------------------------------------------------
+
+
+class Attach(Message, kw_only=True, tag="attach"):
+    """Send everything of this agreement's job from output number ``next_sequence`` on."""
+
+    agreement: AgreementField
+    next_sequence: Count
+    files: tuple[tuple[PathText, Count], ...] = ()
+    """Live files already held, and up to which byte."""
+
+
+class Stage(Message, kw_only=True, tag="stage"):
+    """Where the job is: preparing, environment, starting, running, frozen, collecting."""
+
+    stage: ShortText
+    detail: LongText = ""
+
+
+class Output(Message, kw_only=True, tag="output"):
+    """One numbered record. kind: line, cr (a redraw), part (no line end yet), note (from us)."""
+
+    sequence: Count
+    stream: Literal["stdout", "stderr", "supervisor"]
+    kind: Literal["line", "cr", "part", "note"]
+    at_ns: Count
+    data: Annotated[bytes, msgspec.Meta(max_length=65_536)]
+
+
+class Usage(Message, kw_only=True, tag="usage"):
+    cpu_ms: MillisField
+    memory_bytes: Count
+    peak_memory_bytes: Count
+    gpu_utilisation: tuple[Annotated[int, msgspec.Meta(ge=0, le=100)], ...] = ()
+
+
+class Appended(Message, kw_only=True, tag="appended"):
+    """Bytes a live file (the job's aspara metrics) grew by. Idempotent by offset."""
+
+    path: PathText
+    offset: Count
+    data: Annotated[bytes, msgspec.Meta(max_length=65_536)]
+
+
+class Finished(Message, kw_only=True, tag="finished"):
+    """The last event: the artifact manifest's digest (its blobs can be fetched) and the receipt."""
+
+    artifacts: DigestField
+    receipt: Signed
+
+
+class Kept(Message, kw_only=True, tag="kept"):
+    """From the client: everything up to here is on its disk; the provider may delete the job."""
+
+    agreement: AgreementField
+
+
+# --- /robocompute/blob/1 ------------------------------------------------------------------------
+
+
+class Have(Message, kw_only=True, tag="have"):
+    """The sender can send these chunks; answered by Want."""
+
+    chunks: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=4_096)]
+
+
+class Want(Message, kw_only=True, tag="want"):
+    chunks: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=4_096)]
+
+
+class ChunkPart(Message, kw_only=True, tag="part"):
+    """A piece of a chunk, in order; ``last`` ends it, and then its digest must fit."""
+
+    chunk: DigestField
+    offset: Count
+    data: Annotated[bytes, msgspec.Meta(max_length=131_072)]
+    last: bool
+
+
+class Stored(Message, kw_only=True, tag="stored"):
+    """Every chunk wanted so far is on disk."""
+
+
+class Missing(Message, kw_only=True, tag="missing"):
+    """Asked for, but not here (any more)."""
+
+    chunks: tuple[DigestField, ...]
+
+
+# --- /robocompute/book/1 ------------------------------------------------------------------------
+
+
+class BookRequest(Message, kw_only=True, tag="book?"):
+    classes: tuple[GpuClass, ...]
+
+
+class BookPage(Message, kw_only=True, tag="book"):
+    """Live offers as they were gossiped, signatures and all; ``last`` ends the answer."""
+
+    offers: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=32)]
+    last: bool
+
+
+AgreementMessage: TypeAlias = (
+    QuoteRequest | Quote | Order | Waiting | Leased | Refused | CancelRequest | NeverLeased | Ended
+)
+PayMessage: TypeAlias = Extend | Leased | Refused | Ended | Sync
+JobMessage: TypeAlias = (
+    Attach | Stage | Output | Usage | Appended | Finished | Kept | Leased | Refused
+)
+BlobMessage: TypeAlias = Have | Want | ChunkPart | Stored | Missing | Refused
+BookMessage: TypeAlias = BookRequest | BookPage | Refused
