@@ -22,8 +22,8 @@ MAX_ARGV: Final = 4_096
 """Words in a command."""
 MAX_ARG_BYTES: Final = 131_072
 """One word of a command or one environment value: Linux refuses longer ones at exec."""
-MAX_SLOTS: Final = 64
-"""Slots of one provider: they are the bits of a u64."""
+MAX_SLOTS: Final = 62
+"""Slots of one provider: bits of the chain's u64 that a signed 64-bit integer holds too."""
 MAX_OPEN_AGREEMENTS: Final = 64
 """Open agreements on one channel: the allocation root lists them all."""
 MAX_OFFER_TTL: Final = Millis(1_800_000)

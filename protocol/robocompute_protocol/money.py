@@ -14,8 +14,8 @@ UNIT: Final = 1_000_000
 """Micro-units in one USDC or USDT."""
 HOUR_MS: Final = 3_600_000
 """Milliseconds in an hour: prices are per hour, metering is in milliseconds."""
-MAX_AMOUNT: Final = 2**63 - 1
-"""No amount is larger: it fits the chain's u64 and every client's signed 64-bit integer."""
+MAX_AMOUNT: Final = 2**62
+"""No amount is larger (4.6 trillion USDC): it fits every signed 64-bit integer on the way."""
 MINIMUM_BILLED: Final = Millis(1_000)
 """A lease is billed for at least a second: starting a sandbox costs the provider that much."""
 
