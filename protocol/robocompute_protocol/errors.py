@@ -40,9 +40,19 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side did what the protocol does not allow."""
+    """The other side did what the protocol does not allow.
+
+    ``code`` says which rule, as docs/protocol.md lists them.
+    """
 
     code = "protocol_remote"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, details: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(message, details=details)
+        if code is not None:
+            self.code = code
 
 
 class ChainError(RoboComputeError):
