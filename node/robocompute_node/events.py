@@ -1,0 +1,147 @@
+"""The client's durable log of what happened to a task: numbered, append-only, one file a task.
+
+Kill-safe: an entry is one write, a torn last entry is cut off at the next open. Numbers are
+consecutive from 1, so a reader that knows the last number it saw misses nothing and sees nothing
+twice, across restarts of either side.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from array import array
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from robocompute_node.api.port import TaskEvent
+
+_HEADER: Final = struct.Struct(">I")
+MAX_ENTRY_BYTES: Final = 1 << 20
+"""An output record is at most 64 KiB, base64 and JSON-ready data included."""
+READ_BATCH: Final = 256
+"""Entries read from disk at once, so one slow reader holds little memory."""
+
+
+class TaskLog:
+    """The event log of one task. One writer; any number of readers, each at its own pace."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._offsets = array("Q")
+        self._grown = trio.Event()
+        self.ended = False
+        self.readers = 0
+        """Followers right now: a log that is being read must stay open."""
+        self.next_output = 0
+        """The output number that is to come next: where to attach again."""
+        self._recover()
+
+    def _recover(self) -> None:
+        size = os.fstat(self._file).st_size
+        position = 0
+        while position + _HEADER.size <= size:
+            (length,) = _HEADER.unpack(os.pread(self._file, _HEADER.size, position))
+            if position + _HEADER.size + length > size:
+                break
+            self._offsets.append(position)
+            position += _HEADER.size + length
+            self._note(self._entry(len(self._offsets)))
+        if position != size:
+            os.ftruncate(self._file, position)
+        self._size = position
+
+    def _note(self, event: TaskEvent) -> None:
+        if event.kind == "output":
+            sequence = event.data["sequence"]
+            assert isinstance(sequence, int)
+            self.next_output = sequence + 1
+        elif event.kind == "ended":
+            self.ended = True
+
+    def _entry(self, number: int) -> TaskEvent:
+        offset = self._offsets[number - 1]
+        (length,) = _HEADER.unpack(os.pread(self._file, _HEADER.size, offset))
+        kind, data = msgspec.msgpack.decode(
+            os.pread(self._file, length, offset + _HEADER.size), type=tuple[str, dict[str, Any]]
+        )
+        return TaskEvent(number=number, kind=kind, data=data)
+
+    @property
+    def count(self) -> int:
+        return len(self._offsets)
+
+    def append(self, kind: str, data: dict[str, Any]) -> TaskEvent:
+        """Add one entry and wake the readers."""
+        return self.extend([(kind, data)])[-1]
+
+    def extend(self, entries: list[tuple[str, dict[str, Any]]]) -> list[TaskEvent]:
+        """Add entries with one write: a flood of output costs one system call a batch."""
+        blob = bytearray()
+        events: list[TaskEvent] = []
+        for kind, data in entries:
+            body = msgspec.msgpack.encode((kind, data))
+            self._offsets.append(self._size + len(blob))
+            blob += _HEADER.pack(len(body)) + body
+            event = TaskEvent(number=len(self._offsets), kind=kind, data=data)
+            self._note(event)
+            events.append(event)
+        os.write(self._file, blob)
+        self._size += len(blob)
+        self._grown.set()
+        self._grown = trio.Event()
+        return events
+
+    def read(self, *, after: int, limit: int) -> list[TaskEvent]:
+        last = min(len(self._offsets), after + limit)
+        return [self._entry(number) for number in range(max(1, after + 1), last + 1)]
+
+    async def follow(self, *, after: int) -> AsyncIterator[TaskEvent]:
+        """Events above ``after``, waiting for more until "ended" was given."""
+        self.readers += 1
+        try:
+            while True:
+                grown = self._grown
+                batch = self.read(after=after, limit=READ_BATCH)
+                for event in batch:
+                    yield event
+                    after = event.number
+                    if event.kind == "ended":
+                        return
+                if not batch:
+                    if self.ended:
+                        return
+                    await grown.wait()
+        finally:
+            self.readers -= 1
+
+    def last_outputs(self, lines: int) -> list[TaskEvent]:
+        """The newest ``lines`` output events, oldest first."""
+        found: list[TaskEvent] = []
+        number = len(self._offsets)
+        while number > 0 and len(found) < lines:
+            event = self._entry(number)
+            if event.kind == "output":
+                found.append(event)
+            number -= 1
+        return found[::-1]
+
+    def outputs_from(self, start: int, lines: int) -> list[TaskEvent]:
+        """Up to ``lines`` output events whose output number is at least ``start``."""
+        found: list[TaskEvent] = []
+        for number in range(1, len(self._offsets) + 1):
+            event = self._entry(number)
+            if event.kind == "output" and int(event.data["sequence"]) >= start:  # type: ignore[call-overload]
+                found.append(event)
+                if len(found) == lines:
+                    break
+        return found
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

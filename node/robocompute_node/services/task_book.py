@@ -1,0 +1,113 @@
+"""The client's tasks: their records in the store, their event logs on disk, who waits for them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from robocompute_node.api.port import TaskEvent, TaskNotFound, TaskStatus
+from robocompute_node.core.tasks import TaskRecord
+from robocompute_node.events import TaskLog
+from robocompute_node.store import Store, Table
+
+TASKS: Final = Table("tasks/1", TaskRecord)
+IDEMPOTENCY: Final = Table("task-idempotency/1", str)
+OPEN_LOGS: Final = 128
+"""Event logs kept open: each is one file descriptor and eight bytes an event."""
+
+
+class TaskBook:
+    """All tasks this node was ever given, newest first by creation time."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._logs: OrderedDict[str, TaskLog] = OrderedDict()
+        store.declare(TASKS, IDEMPOTENCY)
+        self._records: dict[str, TaskRecord] = {
+            key.decode(): record for key, record in store.all(TASKS)
+        }
+        self._cancelled: dict[str, trio.Event] = {}
+
+    def add(self, record: TaskRecord) -> None:
+        """Durable when it returns."""
+        with self._store.transaction() as txn:
+            txn.put(TASKS, record.task_id.encode(), record)
+            if record.idempotency_key is not None:
+                txn.put(IDEMPOTENCY, record.idempotency_key.encode(), record.task_id)
+        self._records[record.task_id] = record
+
+    def by_idempotency_key(self, key: str) -> TaskRecord | None:
+        task_id = self._store.get(IDEMPOTENCY, key.encode())
+        return None if task_id is None else self._records.get(task_id)
+
+    def get(self, task_id: str) -> TaskRecord:
+        """Raises: TaskNotFound."""
+        try:
+            return self._records[task_id]
+        except KeyError:
+            raise TaskNotFound(
+                f"no task {task_id} here; `chisel jobs` lists them", details={"task_id": task_id}
+            ) from None
+
+    def update(self, task_id: str, **changes: Any) -> TaskRecord:
+        """Replace fields of the record, durably."""
+        record = msgspec.structs.replace(self.get(task_id), **changes)
+        with self._store.transaction() as txn:
+            txn.put(TASKS, task_id.encode(), record)
+        self._records[task_id] = record
+        return record
+
+    def note(self, task_id: str, **changes: Any) -> TaskRecord:
+        """Replace fields that a restart may forget (a stage): in memory only."""
+        record = msgspec.structs.replace(self.get(task_id), **changes)
+        self._records[task_id] = record
+        return record
+
+    def listed(self, *, status: TaskStatus | None, limit: int, offset: int) -> list[TaskRecord]:
+        chosen = [r for r in self._records.values() if status is None or r.status == status]
+        chosen.sort(key=lambda record: (-record.created_ms, record.task_id))
+        return chosen[offset : offset + limit]
+
+    def unfinished(self) -> list[TaskRecord]:
+        return [record for record in self._records.values() if not record.ended]
+
+    def log(self, task_id: str) -> TaskLog:
+        """The task's event log. Raises: TaskNotFound."""
+        self.get(task_id)
+        log = self._logs.get(task_id)
+        if log is None:
+            log = TaskLog(self._folder / task_id / "events.log")
+            self._logs[task_id] = log
+            if len(self._logs) > OPEN_LOGS:
+                self._close_one_ended()
+        self._logs.move_to_end(task_id)
+        return log
+
+    def _close_one_ended(self) -> None:
+        for task_id, log in self._logs.items():
+            if log.ended and not log.readers:
+                log.close()
+                del self._logs[task_id]
+                return
+
+    async def events(self, task_id: str, *, after: int) -> AsyncIterator[TaskEvent]:
+        async for event in self.log(task_id).follow(after=after):
+            yield event
+
+    def cancelled(self, task_id: str) -> trio.Event:
+        """Set once the owner asked for the end (also when that was before a restart)."""
+        event = self._cancelled.setdefault(task_id, trio.Event())
+        if self.get(task_id).cancel_requested:
+            event.set()
+        return event
+
+    def close(self) -> None:
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
