@@ -1,0 +1,78 @@
+# Everything a person or CI does here. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python
+# 1: with torch (about 5 GB, fetched once). `make test` has it on, `make demo` off by default.
+TORCH ?=
+# More arguments for pytest: make test ARGS="tests/node -k lease"
+ARGS ?=
+export ROBOCOMPUTE_TEST_RUNTIME
+
+.PHONY: help setup demo test check format program program-verify program-test soak bench lock clean torch
+
+help:  ## list what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.ready  ## make .venv ready: system packages (as root), locked Python packages
+
+.venv/.ready: requirements.lock pyproject.toml scripts/setup.sh
+	@scripts/setup.sh
+
+demo: setup  ## one real job, end to end, on a local world (TORCH=1: on torch)
+	@TORCH=$(or $(TORCH),0) $(PYTHON) examples/demo.py
+
+# The jobs' base runtime with torch that the torch-marked tests run on; kept between calls.
+TORCH_HOME := $(CURDIR)/.cache/torch
+torch: .cache/torch/.ready  ## fetch torch for the tests (about 5 GB, once)
+
+.cache/torch/.ready: scripts/torch.sh | .venv/.ready
+	@scripts/torch.sh $(TORCH_HOME)
+
+ifeq ($(TORCH),0)
+test: setup  ## run all tests (TORCH=0: leave the torch ones out; ARGS="...": for pytest)
+	@echo "test: TORCH=0, so the tests marked torch are left out"
+	$(PYTHON) -m pytest -m "not soak and not device and not torch" $(ARGS)
+else
+test: setup torch
+	ROBOCOMPUTE_TEST_RUNTIME=$(TORCH_HOME)/runtimes $(PYTHON) -m pytest $(ARGS)
+endif
+
+check: setup  ## lint, format, types, arrows, lock, documentation
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright
+	.venv/bin/lint-imports
+	scripts/lock.sh --check
+	$(PYTHON) -m pytest -q tests/repo
+
+format: setup  ## put every file into the house format
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+program:  ## build the Solana program from its sources (fetches the toolchain once)
+	scripts/program/setup.sh
+	scripts/program/build.sh
+
+program-verify:  ## prove that the committed program is what the sources give
+	scripts/program/setup.sh
+	scripts/program/verify.sh
+
+program-test:  ## run the Rust tests of the program's interface
+	scripts/program/setup.sh
+	scripts/program/test.sh
+
+soak: setup  ## long attacks, kill loops and soaks (not part of `make test`)
+	$(PYTHON) -m pytest -m soak --timeout 3600 $(ARGS)
+
+bench: setup  ## submit to first output line, against ray on the same machine
+	$(PYTHON) bench/dispatch.py
+
+lock: setup  ## resolve pyproject.toml into requirements.lock (UPGRADE=1: the newest of everything)
+	scripts/lock.sh $(if $(UPGRADE),--upgrade)
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .cache .localnet .demo chisel-out dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf .import_linter_cache programs/settlement/target
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
