@@ -21,15 +21,15 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 @cache
-def _decoder(type: Any) -> msgspec.msgpack.Decoder[Any]:  # noqa: A002
+def _decoder(type: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(type)
 
 
 @overload
-def decode(type: type[T], data: bytes, *, limit: int = ...) -> T: ...  # noqa: A002
+def decode(type: type[T], data: bytes, *, limit: int = ...) -> T: ...
 @overload
-def decode(type: Any, data: bytes, *, limit: int = ...) -> Any: ...  # noqa: A002
-def decode(type: Any, data: bytes, *, limit: int = limits.MAX_FRAME_BYTES) -> Any:  # noqa: A002
+def decode(type: Any, data: bytes, *, limit: int = ...) -> Any: ...
+def decode(type: Any, data: bytes, *, limit: int = limits.MAX_FRAME_BYTES) -> Any:
     """Read one ``type``, which may be a message or a protocol's union, from all of ``data``.
 
     Raises:

@@ -60,7 +60,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all messages: immutable, exact, unknown fields refused."""
 
 
-class Signed(Message, kw_only=True):
+class Signed(Message, frozen=True, kw_only=True):
     """``body`` as it was signed by ``key`` under the domain that belongs to its type."""
 
     key: NodeKeyField
@@ -71,7 +71,7 @@ class Signed(Message, kw_only=True):
 # --- what a task needs, and what a provider has ------------------------------------------------
 
 
-class Requirements(Message, kw_only=True):
+class Requirements(Message, frozen=True, kw_only=True):
     """What a job needs of one provider. ``gpus`` cards of ``resource_class``, or none for cpu."""
 
     resource_class: GpuClass = "cpu"
@@ -82,7 +82,7 @@ class Requirements(Message, kw_only=True):
     disk_mib: Count = 1_024
 
 
-class FileEntry(Message, kw_only=True):
+class FileEntry(Message, frozen=True, kw_only=True):
     """One regular file: its chunks, in order, are its content."""
 
     path: PathText
@@ -91,13 +91,13 @@ class FileEntry(Message, kw_only=True):
     chunks: tuple[DigestField, ...]
 
 
-class Manifest(Message, kw_only=True):
+class Manifest(Message, frozen=True, kw_only=True):
     """A set of files. Its own encoding is a blob too, and its digest names the set."""
 
     files: Annotated[tuple[FileEntry, ...], msgspec.Meta(max_length=limits.MAX_FILES)]
 
 
-class TaskSpec(Message, kw_only=True):
+class TaskSpec(Message, frozen=True, kw_only=True):
     """A job, complete: its encoding's digest is the task hash that the agreement and receipt name."""
 
     app_name: ShortText
@@ -113,7 +113,7 @@ class TaskSpec(Message, kw_only=True):
     """Bytes of output a second before back-pressure."""
 
 
-class Offer(Message, kw_only=True):
+class Offer(Message, frozen=True, kw_only=True):
     """What a provider lets, all its slots of one class in one message. Newest sequence wins."""
 
     provider: NodeKeyField
@@ -140,7 +140,7 @@ class Offer(Message, kw_only=True):
     addresses: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=8)]
 
 
-class Bid(Message, kw_only=True):
+class Bid(Message, frozen=True, kw_only=True):
     """A task nobody in the book fits: providers that can serve it send the client a quote."""
 
     client: NodeKeyField
@@ -155,14 +155,16 @@ class Bid(Message, kw_only=True):
 # --- /robocompute/agreement/1 -------------------------------------------------------------------
 
 
-class QuoteRequest(Message, kw_only=True, tag="quote?"):
+class QuoteRequest(Message, frozen=True, kw_only=True, tag="quote?"):
+    """What would this cost, and are the slots to be had?"""
+
     requirements: Requirements
     payer: AddressField
     mint: AddressField
     wall_ms: MillisField
 
 
-class Quote(Message, kw_only=True, tag="quote"):
+class Quote(Message, frozen=True, kw_only=True, tag="quote"):
     """An answer, never evidence: slots are held for ``hold_ms`` at most."""
 
     price_per_hour: AmountField
@@ -175,7 +177,7 @@ class Quote(Message, kw_only=True, tag="quote"):
     min_challenge_s: Count
 
 
-class Terms(Message, kw_only=True):
+class Terms(Message, frozen=True, kw_only=True):
     """What both sides sign up to. Durations, never wall-clock times."""
 
     task: DigestField
@@ -197,7 +199,7 @@ class Terms(Message, kw_only=True):
     """From lease start until the program must run, environment included."""
 
 
-class SignedVoucher(Message, kw_only=True):
+class SignedVoucher(Message, frozen=True, kw_only=True):
     """A cumulative promise (80 signing bytes on chain) and what the total is for."""
 
     channel: ChannelField
@@ -209,10 +211,14 @@ class SignedVoucher(Message, kw_only=True):
         msgspec.Meta(max_length=limits.MAX_OPEN_AGREEMENTS),
     ]
     """Sorted by agreement. Its root, with sequence and closed, is the voucher's alloc_root."""
+    closes: Annotated[
+        tuple[AgreementField, ...], msgspec.Meta(max_length=limits.MAX_OPEN_AGREEMENTS)
+    ] = ()
+    """The last agreements closed, oldest first: how a payee follows ``closed``. Not signed."""
     signature: SignatureField
 
 
-class LeaseTick(Message, kw_only=True):
+class LeaseTick(Message, frozen=True, kw_only=True):
     """The 128-byte lease statement, signed by the provider: acceptance, and evidence."""
 
     stake: AddressField
@@ -224,7 +230,7 @@ class LeaseTick(Message, kw_only=True):
     signature: SignatureField
 
 
-class Order(Message, kw_only=True, tag="order"):
+class Order(Message, frozen=True, kw_only=True, tag="order"):
     """The client's offer to contract: encoded terms signed by its node, with the first voucher."""
 
     terms: Signed
@@ -233,13 +239,13 @@ class Order(Message, kw_only=True, tag="order"):
     voucher: SignedVoucher
 
 
-class Waiting(Message, kw_only=True, tag="waiting"):
+class Waiting(Message, frozen=True, kw_only=True, tag="waiting"):
     """Not yet: what the provider waits for ("channel_confirmation", "slot"). More follows."""
 
     reason: ShortText
 
 
-class Leased(Message, kw_only=True, tag="leased"):
+class Leased(Message, frozen=True, kw_only=True, tag="leased"):
     """A tick: accepted, or extended. ``prepaid_ms`` is the total prepaid since the lease began."""
 
     tick: LeaseTick
@@ -247,30 +253,34 @@ class Leased(Message, kw_only=True, tag="leased"):
     elapsed_ms: MillisField
 
 
-class Refused(Message, kw_only=True, tag="refused"):
+class Refused(Message, frozen=True, kw_only=True, tag="refused"):
     """A no that costs nothing. ``code`` is an error code of docs/protocol.md."""
 
     code: ShortText
     message: LongText
 
 
-class CancelRequest(Message, kw_only=True, tag="cancel"):
+class CancelRequest(Message, frozen=True, kw_only=True, tag="cancel"):
+    """Stop, or never start. Repeated until NeverLeased or Ended comes back."""
+
     agreement: AgreementField
     reason: ShortText = "cancelled"
 
 
-class NeverLeased(Message, kw_only=True, tag="never-leased"):
+class NeverLeased(Message, frozen=True, kw_only=True, tag="never-leased"):
     """Signed for ever: this agreement was not and will not be leased. Body: NeverLeasedBody."""
 
     statement: Signed
 
 
-class NeverLeasedBody(Message, kw_only=True):
+class NeverLeasedBody(Message, frozen=True, kw_only=True):
+    """What NeverLeased signs."""
+
     agreement: AgreementField
     channel: ChannelField
 
 
-class Receipt(Message, kw_only=True):
+class Receipt(Message, frozen=True, kw_only=True):
     """What one agreement came to. Chains task to terms, metered time, output, results and money."""
 
     agreement: AgreementField
@@ -295,7 +305,7 @@ class Receipt(Message, kw_only=True):
     """What is owed for this agreement: at most ``prepaid``."""
 
 
-class Ended(Message, kw_only=True, tag="ended"):
+class Ended(Message, frozen=True, kw_only=True, tag="ended"):
     """The end: a Receipt signed by the provider."""
 
     receipt: Signed
@@ -304,7 +314,7 @@ class Ended(Message, kw_only=True, tag="ended"):
 # --- /robocompute/pay/1 -------------------------------------------------------------------------
 
 
-class Extend(Message, kw_only=True, tag="extend"):
+class Extend(Message, frozen=True, kw_only=True, tag="extend"):
     """The next voucher; answered by Leased, or by Refused or Ended."""
 
     agreement: AgreementField
@@ -312,7 +322,7 @@ class Extend(Message, kw_only=True, tag="extend"):
     voucher: SignedVoucher
 
 
-class Sync(Message, kw_only=True, tag="sync"):
+class Sync(Message, frozen=True, kw_only=True, tag="sync"):
     """After a reconnect: the highest voucher the sender knows of this channel, if any."""
 
     channel: ChannelField
@@ -322,7 +332,7 @@ class Sync(Message, kw_only=True, tag="sync"):
 # --- /robocompute/job/1 -------------------------------------------------------------------------
 
 
-class Attach(Message, kw_only=True, tag="attach"):
+class Attach(Message, frozen=True, kw_only=True, tag="attach"):
     """Send everything of this agreement's job from output number ``next_sequence`` on."""
 
     agreement: AgreementField
@@ -331,14 +341,14 @@ class Attach(Message, kw_only=True, tag="attach"):
     """Live files already held, and up to which byte."""
 
 
-class Stage(Message, kw_only=True, tag="stage"):
+class Stage(Message, frozen=True, kw_only=True, tag="stage"):
     """Where the job is: preparing, environment, starting, running, frozen, collecting."""
 
     stage: ShortText
     detail: LongText = ""
 
 
-class Output(Message, kw_only=True, tag="output"):
+class Output(Message, frozen=True, kw_only=True, tag="output"):
     """One numbered record. kind: line, cr (a redraw), part (no line end yet), note (from us)."""
 
     sequence: Count
@@ -348,14 +358,16 @@ class Output(Message, kw_only=True, tag="output"):
     data: Annotated[bytes, msgspec.Meta(max_length=65_536)]
 
 
-class Usage(Message, kw_only=True, tag="usage"):
+class Usage(Message, frozen=True, kw_only=True, tag="usage"):
+    """What the job uses now, about once a second."""
+
     cpu_ms: MillisField
     memory_bytes: Count
     peak_memory_bytes: Count
     gpu_utilisation: tuple[Annotated[int, msgspec.Meta(ge=0, le=100)], ...] = ()
 
 
-class Appended(Message, kw_only=True, tag="appended"):
+class Appended(Message, frozen=True, kw_only=True, tag="appended"):
     """Bytes a live file (the job's aspara metrics) grew by. Idempotent by offset."""
 
     path: PathText
@@ -363,14 +375,14 @@ class Appended(Message, kw_only=True, tag="appended"):
     data: Annotated[bytes, msgspec.Meta(max_length=65_536)]
 
 
-class Finished(Message, kw_only=True, tag="finished"):
+class Finished(Message, frozen=True, kw_only=True, tag="finished"):
     """The last event: the artifact manifest's digest (its blobs can be fetched) and the receipt."""
 
     artifacts: DigestField
     receipt: Signed
 
 
-class Kept(Message, kw_only=True, tag="kept"):
+class Kept(Message, frozen=True, kw_only=True, tag="kept"):
     """From the client: everything up to here is on its disk; the provider may delete the job."""
 
     agreement: AgreementField
@@ -379,17 +391,19 @@ class Kept(Message, kw_only=True, tag="kept"):
 # --- /robocompute/blob/1 ------------------------------------------------------------------------
 
 
-class Have(Message, kw_only=True, tag="have"):
+class Have(Message, frozen=True, kw_only=True, tag="have"):
     """The sender can send these chunks; answered by Want."""
 
     chunks: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=4_096)]
 
 
-class Want(Message, kw_only=True, tag="want"):
+class Want(Message, frozen=True, kw_only=True, tag="want"):
+    """The chunks of Have to send, in this order; or, unasked, chunks to fetch."""
+
     chunks: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=4_096)]
 
 
-class ChunkPart(Message, kw_only=True, tag="part"):
+class ChunkPart(Message, frozen=True, kw_only=True, tag="part"):
     """A piece of a chunk, in order; ``last`` ends it, and then its digest must fit."""
 
     chunk: DigestField
@@ -398,11 +412,11 @@ class ChunkPart(Message, kw_only=True, tag="part"):
     last: bool
 
 
-class Stored(Message, kw_only=True, tag="stored"):
+class Stored(Message, frozen=True, kw_only=True, tag="stored"):
     """Every chunk wanted so far is on disk."""
 
 
-class Missing(Message, kw_only=True, tag="missing"):
+class Missing(Message, frozen=True, kw_only=True, tag="missing"):
     """Asked for, but not here (any more)."""
 
     chunks: tuple[DigestField, ...]
@@ -411,11 +425,13 @@ class Missing(Message, kw_only=True, tag="missing"):
 # --- /robocompute/book/1 ------------------------------------------------------------------------
 
 
-class BookRequest(Message, kw_only=True, tag="book?"):
+class BookRequest(Message, frozen=True, kw_only=True, tag="book?"):
+    """Which live offers does the other side know of these classes?"""
+
     classes: tuple[GpuClass, ...]
 
 
-class BookPage(Message, kw_only=True, tag="book"):
+class BookPage(Message, frozen=True, kw_only=True, tag="book"):
     """Live offers as they were gossiped, signatures and all; ``last`` ends the answer."""
 
     offers: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=32)]

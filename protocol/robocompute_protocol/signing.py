@@ -123,7 +123,7 @@ def sign_message(domain: Domain, key: SigningKey, body: bytes) -> Signed:
 def open_signed(
     domain: Domain,
     signed: Signed,
-    type: type[T],  # noqa: A002 - the name every decoder of this package uses
+    type: type[T],
     *,
     by: NodeKey | None = None,
 ) -> T:
