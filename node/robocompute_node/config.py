@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robocompute_node import settings
@@ -22,6 +21,8 @@ from robocompute_protocol.messages import CLASSES
 from robocompute_protocol.money import MicroUnits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from robocompute_protocol.identifiers import Address
 
 CONFIG_NAME: Final = "config.toml"
@@ -403,7 +404,9 @@ def load_config(data_dir: Path) -> NodeConfig:
             details={"path": str(path)},
         ) from None
     except OSError as exc:
-        raise ConfigError(f"{path} cannot be read ({exc.strerror}): check its owner and mode") from exc
+        raise ConfigError(
+            f"{path} cannot be read ({exc.strerror}): check its owner and mode"
+        ) from exc
     try:
         document = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
@@ -462,8 +465,9 @@ def _read_section(
 
 
 def config_text(values: Mapping[str, Mapping[str, object]]) -> str:
-    """Write a commented file: ``values`` (section → key → value as in NodeConfig) are set, the
-    rest stands there as comments with its default.
+    """Write a commented file with ``values`` (section → key → value as in NodeConfig).
+
+    All other settings stand there as comments, with their defaults.
     """
     lines = ["# A RoboCompute node's settings. Lines that begin with # are the defaults.", ""]
     for section, kind in SECTIONS.items():

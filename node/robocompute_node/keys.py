@@ -12,13 +12,15 @@ import os
 import secrets
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from robocompute_protocol.errors import ConfigError
 from robocompute_protocol.identifiers import Address, NodeKey
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SEED_BYTES: Final = 32
 PAIR_BYTES: Final = 64
@@ -76,12 +78,7 @@ def load_key(path: Path) -> KeyFile:
     """
     raw = read_secret(path)
     try:
-        numbers: object = json.loads(raw)
-        if not isinstance(numbers, list):
-            raise ValueError("not a list")  # noqa: TRY004
-        pair = bytes(cast("list[int]", numbers))
-        if len(pair) != PAIR_BYTES or public_of(pair[:SEED_BYTES]) != pair[SEED_BYTES:]:
-            raise ValueError("the halves do not belong together")
+        pair = _pair(json.loads(raw))
     except (ValueError, TypeError):
         raise ConfigError(
             f"{path} is not a key file (a JSON list of {PAIR_BYTES} numbers): put your backup in "
@@ -89,6 +86,15 @@ def load_key(path: Path) -> KeyFile:
             details={"path": str(path)},
         ) from None
     return KeyFile(path=path, seed=pair[:SEED_BYTES], public=pair[SEED_BYTES:])
+
+
+def _pair(numbers: object) -> bytes:
+    if not isinstance(numbers, list):
+        raise TypeError(numbers)
+    pair = bytes(cast("list[int]", numbers))
+    if len(pair) != PAIR_BYTES or public_of(pair[:SEED_BYTES]) != pair[SEED_BYTES:]:
+        raise ValueError(len(pair))
+    return pair
 
 
 def make_api_key(path: Path) -> str:
@@ -142,7 +148,9 @@ def write_secret(path: Path, content: bytes) -> None:
             details={"path": str(path)},
         ) from None
     except OSError as exc:
-        raise ConfigError(f"{path} cannot be written ({exc.strerror}): choose another folder") from exc
+        raise ConfigError(
+            f"{path} cannot be written ({exc.strerror}): choose another folder"
+        ) from exc
 
 
 def read_secret(path: Path) -> bytes:

@@ -5,13 +5,15 @@ A kind never guesses: a value of the wrong type is refused with a sentence, not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from robocompute_protocol.identifiers import Address, address_from_base58, to_base58
 from robocompute_protocol.money import MAX_AMOUNT, format_amount, parse_amount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from enum import StrEnum
 
 ABOUT: Final = "about"
 """The key under which a dataclass field's metadata holds its ``About``."""

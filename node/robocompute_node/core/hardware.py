@@ -21,8 +21,15 @@ CPU_DEFAULTS: Final = Requirements(cpu_cores=1, memory_mib=2_048, disk_mib=4_096
 PER_CARD: Final = Requirements(cpu_cores=2, memory_mib=8_192, disk_mib=16_384)
 """A GPU job that says nothing, for each card: a data loader, and weights on their way to the card."""
 
-_ASKED: Final = re.compile(r"([a-z0-9]+(?:[- ]?[a-z]+)*?)(?:-([0-9]{1,4})gb)?(?::([0-9]{1,3}))?")
-_SPELLINGS: Final = {"4090": "rtx4090", "3090": "rtx3090", "5090": "rtx5090", "gpu": "gpu-other"}
+_ASKED: Final = re.compile(r"([a-z0-9][a-z0-9 -]*?)(?:-([0-9]{1,4})gb)?(?::([0-9]{1,3}))?")
+_SPELLINGS: Final = {
+    "3090": "rtx3090",
+    "4090": "rtx4090",
+    "5090": "rtx5090",
+    "gpu": "gpu-other",
+    "gpuother": "gpu-other",
+}
+"""Other ways to write a class, once spaces, dashes and the maker's name are gone."""
 
 
 class UnknownHardware(ValueError):
@@ -42,10 +49,8 @@ def parse_gpu(asked: str) -> tuple[str, int, int]:
             f"{asked!r} is not a GPU: write it like H100, A100-80GB or L4:2 ({known})"
         )
     name, memory_gb, cards = match.groups()
-    family = name.replace(" ", "").replace("nvidia", "").lstrip("-")
-    if family != "gpu-other":
-        family = family.replace("-", "")
-    family = _SPELLINGS.get(family, family)
+    plain = name.replace(" ", "").replace("-", "").removeprefix("nvidia")
+    family = _SPELLINGS.get(plain, plain)
     if family not in CLASSES or (family == CPU and (memory_gb or cards)):
         raise UnknownHardware(f"{asked!r} is not a GPU anybody offers here: there are {known}")
     if family == CPU:

@@ -1,0 +1,46 @@
+"""Routes about the node itself: is it alive, what does it see, may this key speak to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+if TYPE_CHECKING:
+    from robocompute_node.api.port import NodeApi
+
+
+def health_routes() -> APIRouter:
+    """Return /health: true as long as the server answers at all."""
+    routes = APIRouter(tags=["node"])
+
+    @routes.get("/health")
+    async def health() -> Response:
+        """Is the node's server there?"""
+        return JSONResponse({"status": "ok"})
+
+    return routes
+
+
+def node_routes(api: NodeApi) -> APIRouter:
+    """Return /node, /offers and /auth/validate."""
+    routes = APIRouter(tags=["node"])
+
+    @routes.get("/node")
+    async def node() -> Response:
+        """What this node is, sees and does."""
+        return JSONResponse(dict(api.node_status()))
+
+    @routes.get("/offers")
+    async def offers() -> Response:
+        """Live offers of the network, with their age. Whether one can be had is the quote's job."""
+        return JSONResponse({"offers": [dict(offer) for offer in api.offers()]})
+
+    @routes.get("/auth/validate")
+    async def validate() -> Response:
+        """Does this key open the door? There are no e-mail addresses here."""
+        wallet = await api.wallet_balance()
+        return JSONResponse({"email": None, "wallet_address": wallet.get("wallet_address")})
+
+    return routes
