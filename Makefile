@@ -52,16 +52,14 @@ format: setup  ## put every file into the house format
 	$(PYTHON) -m ruff format .
 
 program:  ## build the Solana program from its sources (fetches the toolchain once)
-	scripts/program/setup.sh
 	scripts/program/build.sh
 
 program-verify:  ## prove that the committed program is what the sources give
-	scripts/program/setup.sh
 	scripts/program/verify.sh
 
 program-test:  ## run the Rust tests of the program's interface
 	scripts/program/setup.sh
-	scripts/program/test.sh
+	cd programs/settlement && cargo test --quiet --locked -p robocompute-settlement-interface
 
 soak: setup  ## long attacks, kill loops and soaks (not part of `make test`)
 	$(PYTHON) -m pytest -m soak --timeout 3600 $(ARGS)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Install the program's compiler from Debian bookworm and cargo's registry: about 300 MB.
-# Does nothing when it is there already. Needs cargo, and root for the first run (or sudo).
+# Does nothing when it is there already. As root it installs missing
+# packages (Debian's cargo where there is none); otherwise it names them and stops.
 # ROBOCOMPUTE_TOOLS may name a folder that holds a ready sbpf-linker; otherwise it is built.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/env.sh"
@@ -8,17 +9,19 @@ set -euo pipefail
 stamp="$PROGRAM_CACHE/ready-$RUSTC_WEB_VERSION-$SBPF_LINKER_VERSION"
 [ -e "$stamp" ] && exit 0
 
-if ! command -v cargo >/dev/null; then
-  echo "cargo is missing: install Rust first (rustup, or Debian's cargo-web)" >&2
-  exit 1
-fi
-
-root=()
-[ "$(id -u)" -eq 0 ] || root=(sudo)
-if ! dpkg -s libllvm22 llvm-22-dev >/dev/null 2>&1; then
-  "${root[@]}" apt-get update -qq
-  "${root[@]}" apt-get install -y -qq --no-install-recommends \
-    llvm-22-dev libpolly-22-dev libzstd-dev libxml2-dev zlib1g-dev >/dev/null
+missing=()
+command -v cargo >/dev/null || missing+=(cargo-web)
+dpkg -s libllvm22 llvm-22-dev >/dev/null 2>&1 ||
+  missing+=(llvm-22-dev libpolly-22-dev libzstd-dev libxml2-dev zlib1g-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "missing: please type: sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  fi
+  echo "installing ${missing[*]}"
+  apt-get update -qq </dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "${missing[@]}" </dev/null >/dev/null
 fi
 
 mkdir -p "$PROGRAM_CACHE/packages" "$PROGRAM_CACHE/rust" "$PROGRAM_CACHE/bin"
