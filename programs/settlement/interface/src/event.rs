@@ -71,7 +71,7 @@ events! {
     Settled {
         channel: Key, payee: Key, settled: u64, paid: u64, fee: u64, alloc_root: Digest,
     }
-    /// The payer asked to close; nothing more can be settled at or after `close_at` once finalized.
+    /// The payer asked to close; from `close_at` (Unix seconds) anyone may finalize.
     CloseRequested { channel: Key, payee: Key, close_at: i64, }
     /// A channel is gone.
     ChannelClosed { channel: Key, payer: Key, payee: Key, settled: u64, refunded: u64, }
