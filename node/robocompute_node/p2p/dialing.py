@@ -1,0 +1,263 @@
+"""Finding and keeping connections: addresses, dials, and the peers to stay connected to.
+
+Stock dialling is not used: it tries one TCP address a peer, retries with waits, and blocks a
+peer that failed once for a minute.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from libp2p.abc import INetConn
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from robocompute_protocol.errors import ConfigError
+from robocompute_protocol.identifiers import NodeKey
+
+from .guards import GuardedSwarm, quietly
+from .identity import node_key_of, peer_id_of
+from .port import PeerGone
+
+log = logging.getLogger(__name__)
+
+MAX_ADDRESSES: Final = 8
+"""Addresses kept for one peer, newest first: a few interfaces, old and new."""
+MAX_PEERS: Final = 4_096
+"""Peers whose addresses are kept; the one not named for longest is forgotten first."""
+STAGGER_S: Final = 0.25
+"""Head start of one address before the next is tried as well."""
+DIAL_S: Final = 5.0
+"""Seconds for one dial with its handshake: three round trips on the slowest link, and spare."""
+REDIAL_MIN_S: Final = 0.5
+"""First wait after a lost connection: a daemon restarts in about a second."""
+REDIAL_MAX_S: Final = 30.0
+"""Longest wait between dials of a bootstrap peer."""
+REDIALS: Final = 12
+"""A peer that is no bootstrap peer is given up after so many failures: four minutes."""
+MAX_KEPT: Final = 128
+"""Peers to stay connected to at once: a mesh needs six."""
+DIALS_AT_ONCE: Final = 8
+"""Background dials under way: each handshake costs 10 ms of CPU."""
+LOOK_S: Final = 0.5
+"""How often lost connections are looked for."""
+
+
+def parse_address(text: str) -> tuple[ID | None, Multiaddr]:
+    """Split a multiaddr into the peer id at its end, where it has one, and the rest.
+
+    Raises:
+        ValueError: it is none that can be dialled: TCP at an address or name.
+    """
+    try:
+        address = Multiaddr(text)
+        names = [protocol.name for protocol in address.protocols()]
+        peer = ID.from_base58(address.value_for_protocol("p2p") or "") if "p2p" in names else None
+    except (MultiaddrError, ValueError, KeyError) as exc:
+        raise ValueError(f"not a multiaddr: {text!r}: {exc}") from None
+    if peer is not None:
+        address = address.decapsulate(Multiaddr(f"/p2p/{peer}"))
+        names = names[: names.index("p2p")]
+    if (
+        len(names) != 2
+        or names[1] != "tcp"
+        or names[0] not in {"ip4", "ip6", "dns", "dns4", "dns6"}
+    ):
+        raise ValueError(f"cannot be dialled: {text!r}")
+    host, port = address.value_for_protocol(names[0]), address.value_for_protocol("tcp")
+    if port in {None, "0"}:
+        raise ValueError(f"no port: {text!r}")
+    if names[0].startswith("ip"):
+        ip = ipaddress.ip_address(host or "")
+        if ip.is_unspecified or ip.is_multicast:
+            raise ValueError(f"no host has this address: {text!r}")
+    return peer, address
+
+
+class AddressBook:
+    """Where peers may be dialled, newest address first."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[NodeKey, tuple[Multiaddr, ...]] = OrderedDict()
+
+    def add(self, peer: NodeKey, addresses: Iterable[str]) -> None:
+        """Remember addresses of ``peer``. Bad ones, and those of another peer, are ignored."""
+        wanted = peer_id_of(peer)
+        good: list[Multiaddr] = []
+        for text in addresses:
+            try:
+                named, address = parse_address(text)
+            except ValueError as exc:
+                log.debug("address of %s ignored: %s", wanted, exc)
+                continue
+            if named in {None, wanted} and address not in good:
+                good.append(address)
+        if not good:
+            return
+        old = [each for each in self._known.pop(peer, ()) if each not in good]
+        self._known[peer] = tuple([*good, *old][:MAX_ADDRESSES])
+        while len(self._known) > MAX_PEERS:
+            self._known.popitem(last=False)
+
+    def of(self, peer: NodeKey) -> tuple[Multiaddr, ...]:
+        return self._known.get(peer, ())
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One peer to stay connected to."""
+
+    forever: bool
+    due: float = 0.0
+    failures: int = 0
+    dialling: bool = False
+
+
+class Dialer:
+    """Makes connections, at most one dial a peer at a time, and keeps the wanted ones up."""
+
+    def __init__(self, key: NodeKey, bootstrap: Iterable[str] = ()) -> None:
+        """Know ``bootstrap``, multiaddrs with /p2p/, as peers to stay connected to for ever.
+
+        Raises:
+            ConfigError: one of them is no such address.
+        """
+        self._key = key
+        self.book = AddressBook()
+        self._locks: dict[NodeKey, tuple[trio.Lock, int]] = {}
+        self._kept: OrderedDict[NodeKey, _Kept] = OrderedDict()
+        for text in bootstrap:
+            try:
+                named, _ = parse_address(text)
+                peer = node_key_of(named) if named is not None else None
+            except ValueError as exc:
+                raise ConfigError(f"bootstrap peer: {exc}") from None
+            if peer is None:
+                raise ConfigError(
+                    f"bootstrap peer {text!r} needs /p2p/ and its peer id at the end"
+                )
+            if peer != key:
+                self.book.add(peer, (text,))
+                self._kept[peer] = _Kept(forever=True)
+
+    def connection(self, swarm: GuardedSwarm, peer: NodeKey) -> INetConn | None:
+        """The newest connection that works as far as is known."""
+        live = swarm.live_connections(peer_id_of(peer))
+        return live[0] if live else None
+
+    async def connect(
+        self, swarm: GuardedSwarm, peer: NodeKey, *, instead_of: INetConn | None = None
+    ) -> INetConn:
+        """Return a connection other than ``instead_of``, dialling if there is none.
+
+        Raises:
+            PeerGone: no address is known, or none answers.
+        """
+        if peer == self._key:
+            raise PeerGone("that is this node itself")
+        lock, users = self._locks.get(peer, (trio.Lock(), 0))
+        self._locks[peer] = (lock, users + 1)
+        try:
+            async with lock:
+                found = self.connection(swarm, peer)
+                if found is not None and found is not instead_of:
+                    return found
+                made = await self._dial(swarm, peer)
+        finally:
+            users = self._locks[peer][1] - 1
+            if users:
+                self._locks[peer] = (lock, users)
+            else:
+                del self._locks[peer]
+        self._keep(peer)
+        return made
+
+    async def _dial(self, swarm: GuardedSwarm, peer: NodeKey) -> INetConn:
+        peer_id = peer_id_of(peer)
+        addresses = self.book.of(peer)
+        if not addresses:
+            raise PeerGone(f"no address of peer {peer_id} is known and it is not connected")
+        made: list[INetConn] = []
+        failures: list[str] = []
+
+        async def attempt(address: Multiaddr, failed: trio.Event) -> None:
+            try:
+                with trio.fail_after(DIAL_S):
+                    conn = await swarm.dial_addr(address, peer_id)
+            except Exception as exc:  # noqa: BLE001 every layer of libp2p has its own errors
+                failures.append(f"{address}: {_root_of(exc)}")
+                failed.set()
+                return
+            made.append(conn)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(STAGGER_S):
+                    await failed.wait()
+        for surplus in made[1:]:
+            await quietly(surplus.close)
+        if not made:
+            raise PeerGone(f"peer {peer_id} cannot be reached at {'; '.join(failures)}")
+        return made[0]
+
+    def _keep(self, peer: NodeKey) -> None:
+        kept = self._kept.get(peer)
+        if kept is not None:
+            kept.failures = 0
+            return
+        if len(self._kept) >= MAX_KEPT:
+            for old, each in self._kept.items():
+                if not each.forever:
+                    del self._kept[old]
+                    break
+            else:
+                return
+        self._kept[peer] = _Kept(forever=False)
+
+    async def keep_connected(self, swarm: GuardedSwarm) -> None:
+        """Dial bootstrap peers, and peers once dialled and lost, again and again."""
+        slots = trio.CapacityLimiter(DIALS_AT_ONCE)
+
+        async def redial(peer: NodeKey, kept: _Kept) -> None:
+            try:
+                async with slots:
+                    await self.connect(swarm, peer)
+                kept.failures = 0
+            except PeerGone as exc:
+                kept.failures += 1
+                wait = min(REDIAL_MAX_S, REDIAL_MIN_S * 2 ** min(kept.failures, 10))
+                kept.due = trio.current_time() + wait
+                log.debug("will dial again in %.1f s: %s", wait, exc)
+                if kept.failures >= REDIALS and not kept.forever:
+                    self._kept.pop(peer, None)
+            finally:
+                kept.dialling = False
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                now = trio.current_time()
+                for peer, kept in list(self._kept.items()):
+                    if self.connection(swarm, peer) is not None:
+                        kept.due = now + REDIAL_MIN_S
+                    elif not kept.dialling and now >= kept.due:
+                        kept.dialling = True
+                        nursery.start_soon(redial, peer, kept)
+                await trio.sleep(LOOK_S)
+
+
+def _root_of(exc: BaseException) -> str:
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return str(exc) or type(exc).__name__
