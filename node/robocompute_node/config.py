@@ -17,18 +17,22 @@ from robocompute_node import settings
 from robocompute_node.settings import ABOUT, About, about
 from robocompute_protocol import limits
 from robocompute_protocol.errors import ConfigError
+from robocompute_protocol.identifiers import Address, digest
 from robocompute_protocol.messages import CLASSES
 from robocompute_protocol.money import MicroUnits
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from robocompute_protocol.identifiers import Address
 
 CONFIG_NAME: Final = "config.toml"
 DAY_S: Final = 86_400
 MAX_CHALLENGE_S: Final = 30 * DAY_S
 """The settlement program accepts no longer challenge."""
+LOCAL_PROGRAM: Final = Address(digest(b"robocompute/local-world/program"))
+LOCAL_USDC: Final = Address(digest(b"robocompute/local-world/usdc"))
+LOCAL_USDT: Final = Address(digest(b"robocompute/local-world/usdt"))
+"""Every local world has its program and its test mints at these addresses."""
 MULTIADDR: Final = settings.text(prefixes=("/",))
 
 
@@ -121,15 +125,20 @@ class ChainSettings:
         ),
     )
     program_id: Address = field(
-        metadata=about("Address of the settlement program.", settings.address())
+        default=LOCAL_PROGRAM,
+        metadata=about(
+            "Address of the settlement program. The default is a local world's, like the mints'.",
+            settings.address(),
+        ),
     )
     mint: Address = field(
+        default=LOCAL_USDC,
         metadata=about(
             "The mint that jobs are paid in (USDC). An agreement has one mint.", settings.address()
-        )
+        ),
     )
-    mint_usdt: Address | None = field(
-        default=None,
+    mint_usdt: Address = field(
+        default=LOCAL_USDT,
         metadata=about(
             "The other accepted mint (USDT); its balance is shown.", settings.address()
         ),
@@ -281,10 +290,10 @@ class NodeConfig:
     """
 
     data_dir: Path
-    chain: ChainSettings
     node: NodeSettings = field(default_factory=NodeSettings)
     p2p: P2pSettings = field(default_factory=P2pSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    chain: ChainSettings = field(default_factory=ChainSettings)
     client: ClientSettings = field(default_factory=ClientSettings)
     provider: ProviderSettings = field(default_factory=ProviderSettings)
 

@@ -1,0 +1,167 @@
+"""What ``localnet.toml`` says: chain, program, mints, wallets and nodes of a local world."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from robocompute_node.config import Role  # noqa: TC001  msgspec reads it
+from robocompute_protocol.errors import ConfigError
+from robocompute_protocol.money import parse_amount
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "localnet.toml"
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}$")]
+Amount = Annotated[str, msgspec.Meta(max_length=24)]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=2_592_000)]
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all tables: exact."""
+
+
+class Chain(Table):
+    """[chain]."""
+
+    backend: Literal["embedded"] = "embedded"
+    rpc_port: Port = 8899
+    ws_port: Port = 8900
+    finality_slots: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 32
+
+
+class ProgramFile(Table):
+    """[program]."""
+
+    binary: str
+
+
+class Timing(Table):
+    """[timing]: days of a real cluster, scaled to seconds."""
+
+    min_challenge_s: Seconds = 5
+    unbond_s: Seconds = 30
+
+
+class Fees(Table):
+    """[fees]."""
+
+    fee_bps: Annotated[int, msgspec.Meta(ge=0, le=500)] = 100
+    slot_stake: Amount = "100.00"
+
+
+class MintName(Table):
+    """[[mints]]."""
+
+    symbol: Literal["USDC", "USDT"]
+
+
+class Wallet(Table):
+    """[[wallets]]: what a wallet holds at the start."""
+
+    name: Name
+    sol: Amount = "10.00"
+    usdc: Amount = "0.00"
+    usdt: Amount = "0.00"
+
+
+class Node(Table, kw_only=True):
+    """[[nodes]]: ``provider`` and ``client`` are sections of its config.toml."""
+
+    name: Name
+    roles: tuple[Role, ...]
+    wallet: Name
+    api_port: Port = 0
+    p2p_port: Port = 0
+    deposit: Amount = "0.00"
+    allowance: Amount = "0.00"
+    stake_slots: Annotated[int, msgspec.Meta(ge=0, le=62)] = 0
+    provider: dict[str, object] = {}
+    client: dict[str, object] = {}
+
+
+class Blueprint(Table, kw_only=True):
+    """The whole file."""
+
+    chain: Chain = Chain()
+    program: ProgramFile
+    timing: Timing = Timing()
+    fees: Fees = Fees()
+    mints: tuple[MintName, ...]
+    wallets: tuple[Wallet, ...]
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A blueprint, checked, and where it came from."""
+
+    path: Path
+    text: str = field(repr=False)
+    blueprint: Blueprint
+
+    @property
+    def binary(self) -> Path:
+        return (self.path.parent / self.blueprint.program.binary).resolve()
+
+    def wallet(self, name: str) -> Wallet:
+        """Return the wallet of that name."""
+        return next(wallet for wallet in self.blueprint.wallets if wallet.name == name)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read ``path``.
+
+    Raises:
+        ConfigError: missing, not TOML, or not a world. One line, with the place.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist: name the world's file with --config, or run in the "
+            "repository's root"
+        ) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read: {exc}") from exc
+    try:
+        blueprint = msgspec.convert(tomllib.loads(text), type=Blueprint)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path} is not TOML: {exc}: correct that place") from None
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{path} is no local world: {exc}") from None
+    _check(path, blueprint)
+    return Plan(path=path, text=text, blueprint=blueprint)
+
+
+def _check(path: Path, blueprint: Blueprint) -> None:
+    problems: list[str] = []
+    wallets = {wallet.name for wallet in blueprint.wallets}
+    names = [node.name for node in blueprint.nodes]
+    used = [node.wallet for node in blueprint.nodes]
+    if len(set(names)) != len(names) or not names:
+        problems.append("[[nodes]] need different names, and at least one of them")
+    if len(set(used)) != len(used):
+        problems.append("each of the [[nodes]] needs a wallet of its own")
+    problems += [
+        f"node {n.name} names no wallet here" for n in blueprint.nodes if n.wallet not in wallets
+    ]
+    if [mint.symbol for mint in blueprint.mints] != ["USDC", "USDT"]:
+        problems.append("[[mints]] are USDC and USDT, in this order")
+    amounts = [blueprint.fees.slot_stake]
+    amounts += [value for node in blueprint.nodes for value in (node.deposit, node.allowance)]
+    amounts += [
+        value for wallet in blueprint.wallets for value in (wallet.sol, wallet.usdc, wallet.usdt)
+    ]
+    for value in amounts:
+        try:
+            parse_amount(value)
+        except ValueError as exc:
+            problems.append(str(exc))
+    if problems:
+        raise ConfigError(f"{path} is no local world: {problems[0]}")
