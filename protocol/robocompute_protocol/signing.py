@@ -37,8 +37,9 @@ MIN_STATEMENT_BYTES: Final = 80
 SIGNATURE_BYTES: Final = 64
 SEED_BYTES: Final = 32
 
+GROUP_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+"""Of the curve's base point: every valid S is below it."""
 _P: Final = 2**255 - 19
-_L: Final = 2**252 + 27742317777372353535851937790883648493
 _SIGN_BIT: Final = 1 << 255
 _ORDER_EIGHT: Final = (
     0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
@@ -92,7 +93,7 @@ def verify(key: bytes, message: bytes, signature: bytes) -> bool:
     if len(key) != ID_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     r, s = signature[:32], signature[32:]
-    if int.from_bytes(s, "little") >= _L:
+    if int.from_bytes(s, "little") >= GROUP_ORDER:
         return False
     if not _is_strict_point(key) or not _is_strict_point(r):
         return False
