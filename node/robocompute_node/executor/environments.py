@@ -1,0 +1,303 @@
+"""Environments of jobs: one per set of requirements, built once, shared read-only.
+
+Each is a virtual environment on top of the base runtime, whose packages it does not install again.
+It is built by uv in a sandbox of its own, at the path it has in the jobs' sandboxes.
+
+That sandbox shares the host's network, because uv must reach the package index; all else is shut
+off from it. What makes this bearable: only wheels are installed (``--only-binary :all:``), so no
+code of a package runs; requirements are names only, so an upload cannot choose an address; uv
+itself follows no URL out of a package's metadata. What remains: a fault in uv's handling of a
+hostile index answer or wheel would meet this machine's loopback and local network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sysconfig
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from robocompute_node.executor import package_index
+from robocompute_node.executor.folder import JobFolder, remove_tree
+from robocompute_node.executor.log import RecordReader
+from robocompute_node.executor.port import PrepareFailed
+from robocompute_node.executor.requirements import name_of
+from robocompute_node.executor.runtime import BASE, make_venv
+from robocompute_node.executor.spawn import Spawner, SpawnFailed
+from robocompute_node.executor.spec import Bind, Limits, Spec, write_durably
+from robocompute_protocol.causes import Cause
+from robocompute_protocol.money import Millis
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from robocompute_node.executor.port import Progress
+    from robocompute_node.executor.requirements import Wanted
+    from robocompute_node.executor.runtime import BaseRuntime
+
+JOB: Final = "/env/job"
+"""Where a job's own environment lies in its sandbox."""
+BUILDER_UID: Final = 199_999
+"""The host user that builds, under a root daemon: none of the jobs' users."""
+_FORMAT: Final = 1
+"""Part of every key: raised when environments are laid out differently."""
+_WALL: Final = Millis(1_800_000)
+_SPARE: Final = Millis(60_000)
+_MEMORY_BYTES: Final = 8 << 30
+_DISK_BYTES: Final = 64 << 30
+_PIDS: Final = 1_024
+_OUTPUT_RATE: Final = 1 << 20
+_LOG_BYTES: Final = 16 << 20
+_LOCK_POLL_S: Final = 0.05
+_WORDS: Final = 40
+"""The last lines of a failed build that are told."""
+_UV: Final = "/env/uv"
+_TOOLS: Final = "/build"
+_CACHE: Final = "/cache"
+
+
+class BuildFailed(Exception):
+    """uv's own words."""
+
+
+def find_uv() -> Path | None:
+    """Return the uv executable of this installation, or of the PATH."""
+    beside = Path(sysconfig.get_path("scripts"), "uv")
+    if beside.exists():
+        return beside
+    found = shutil.which("uv")
+    return Path(found) if found else None
+
+
+@contextlib.asynccontextmanager
+async def locked(path: Path) -> AsyncGenerator[None]:
+    """Hold a lock file: one builder per key, over all processes of this machine."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await trio.sleep(_LOCK_POLL_S)
+            else:
+                break
+        yield
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environments:
+    """All environments of this node, in ``root``; uv's cache is kept beside them."""
+
+    root: Path
+    base: BaseRuntime
+    bwrap: str
+    spawner: Spawner
+    environment: Mapping[str, str]
+    """The daemon's own: where pip's and uv's settings are."""
+    home: Path
+
+    def key(self, wanted: Wanted) -> str:
+        """Return the name of the environment that these requirements come to."""
+        facts = (
+            _FORMAT,
+            sorted(wanted.install),
+            sorted(wanted.constraints),
+            self.base.fingerprint(),
+        )
+        return sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+
+    async def find_or_build(self, wanted: Wanted, progress: Progress) -> Path | None:
+        """Return the folder to show at ``JOB``; None when the base has all that is wanted.
+
+        Cancelling a build ends it; whoever waits for the same one then builds it.
+
+        Raises:
+            PrepareFailed: it cannot be built.
+        """
+        for line in wanted.left_out:
+            await progress("environment", f"left out: {line}")
+        if not wanted.install:
+            return None
+        key = self.key(wanted)
+        path = self.root / key
+        if path.exists():
+            return path
+        self.root.mkdir(parents=True, exist_ok=True)
+        async with locked(self.root / f"{key}.lock"):
+            if not path.exists():
+                await self._build(path, wanted, progress)
+        return path
+
+    async def _build(self, path: Path, wanted: Wanted, progress: Progress) -> None:
+        partial = path.with_name(f"{path.name}.new")
+        remove_tree(partial)
+        site = f"{BASE}/{self.base.interpreter.site_packages}\n"
+        make_venv(partial, self.base.interpreter, pth={"robocompute_base.pth": site})
+        owned = self.base.packages()
+        files = {"requirements.txt": "\n".join(wanted.install) + "\n"}
+        arguments = ["-r", f"{_TOOLS}/requirements.txt"]
+        if wanted.constraints:
+            files["constraints.txt"] = "\n".join(wanted.constraints) + "\n"
+            arguments += ["-c", f"{_TOOLS}/constraints.txt"]
+        owned = self.base.packages()
+        if owned:
+            # Never installed again: a second torch would be gigabytes, and not the one for this GPU.
+            nowhere = (f"{name} ; sys_platform == 'never'\n" for name in sorted(owned))
+            files["overrides.txt"] = "".join(nowhere)
+            arguments += ["--overrides", f"{_TOOLS}/overrides.txt"]
+            await self._say_what_the_base_has(wanted, owned, progress)
+        await progress("environment", "Installing collected packages…")
+        try:
+            await self._install(partial, JOB, arguments, files, progress)
+        except BuildFailed as exc:
+            remove_tree(partial)
+            raise PrepareFailed(
+                f"the requirements could not be installed:\n{exc}", cause=Cause.ENVIRONMENT_FAILED
+            ) from exc
+        except BaseException:
+            remove_tree(partial)
+            raise
+        partial.rename(path)
+
+    async def _say_what_the_base_has(
+        self, wanted: Wanted, owned: Mapping[str, str], progress: Progress
+    ) -> None:
+        for name in sorted({name_of(line) for line in wanted.install} & owned.keys()):
+            await progress("environment", f"{name} {owned[name]} is in the base runtime already")
+
+    async def add_to_base(self, packages: Sequence[str], progress: Progress) -> None:
+        """Install packages into the base runtime. Environments made so far are built anew.
+
+        Jobs that are running see the new packages appear.
+
+        Raises:
+            BuildFailed: uv's own words.
+        """
+        self.base.ensure()
+        async with locked(self.base.path.with_name("base.lock")):
+            files = {"requirements.txt": "\n".join(packages) + "\n"}
+            arguments = ["-r", f"{_TOOLS}/requirements.txt"]
+            await self._install(self.base.path, BASE, arguments, files, progress)
+            self.base.remember(packages)
+
+    async def _install(
+        self,
+        venv: Path,
+        place: str,
+        arguments: Sequence[str],
+        files: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        """Run uv on the environment ``venv``, seen at ``place``."""
+        uv = find_uv()
+        if uv is None:
+            raise BuildFailed("uv is not installed on this provider")
+        folder = JobFolder(venv.with_name(f"{venv.name}.build"))
+        await self._clear(folder)
+        tools = folder.path / "tools"
+        tools.mkdir(parents=True)
+        for name, text in files.items():
+            (tools / name).write_text(text)
+        cache = self.root / "cache"
+        cache.mkdir(parents=True, exist_ok=True)
+        uid = BUILDER_UID if os.geteuid() == 0 else None
+        if uid is not None:
+            await trio.to_thread.run_sync(_give, venv, uid)
+            os.chown(cache, uid, uid)
+        index = package_index.configured(self.environment, self.home)
+        binds = (
+            [*self.base.binds(), Bind(str(uv), _UV)]
+            if place != BASE
+            else [
+                *self.base.interpreter.binds(),
+                Bind(str(uv), _UV),
+            ]
+        )
+        binds += [Bind(str(venv), place, writable=True), Bind(str(cache), _CACHE, writable=True)]
+        binds.append(Bind(str(tools), _TOOLS))
+        binds += [Bind(str(path), str(path)) for path in index.paths]
+        spec = Spec(
+            bwrap=self.bwrap,
+            argv=[
+                _UV, "pip", "install", "--python", f"{place}/bin/python",
+                "--only-binary", ":all:", *arguments,
+            ],
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HOME": "/tmp",  # noqa: S108 (inside)
+                "LANG": "C.UTF-8",
+                "UV_CACHE_DIR": _CACHE,
+                "UV_NO_CONFIG": "1",
+                "UV_NO_PROGRESS": "1",
+                "UV_PYTHON_DOWNLOADS": "never",
+                # A hard link would make the cache part of the environment.
+                "UV_LINK_MODE": "copy",
+                **index.env,
+            },
+            binds=binds,
+            cwd="/tmp",  # noqa: S108 (inside)
+            limits=Limits(
+                wall_ms=_WALL,
+                memory_bytes=_MEMORY_BYTES,
+                cpu_cores=os.cpu_count() or 1,
+                pids=_PIDS,
+                disk_bytes=_DISK_BYTES,
+                output_rate=_OUTPUT_RATE,
+                log_bytes=_LOG_BYTES,
+            ),
+            measured=[str(venv)],
+            network=True,
+            uid=uid,
+        )  # fmt: skip
+        write_durably(str(folder.spec), spec.to_json())
+        try:
+            await self._watch(folder, progress)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._clear(folder)
+
+    async def _watch(self, folder: JobFolder, progress: Progress) -> None:
+        try:
+            await self.spawner.spawn(folder, prepaid=Millis(_WALL + _SPARE), reserve=Millis(0))
+        except SpawnFailed as exc:
+            raise BuildFailed(f"the build sandbox failed: {exc}") from exc
+
+        def finished() -> bool:
+            if folder.lost():
+                folder.recover()
+            return folder.read_exit() is not None
+
+        words: list[str] = []
+        async for record in RecordReader(folder, start=0, finished=finished):
+            text = record.data.decode(errors="replace").rstrip()
+            if text:
+                words = [*words[-_WORDS:], text]
+                await progress("environment", text)
+        end = folder.read_exit()
+        if end is None or end.exit_code != 0:
+            raise BuildFailed("\n".join(words))
+
+    async def _clear(self, folder: JobFolder) -> None:
+        """Take away a build's folder, and the build, should it still be at work."""
+        if folder.exists():
+            await folder.kill()
+            await trio.to_thread.run_sync(folder.delete)
+        self.spawner.reap()
+
+
+def _give(tree: Path, uid: int) -> None:
+    """Make a tree a user's own; links themselves, never what they point to."""
+    os.chown(tree, uid, uid, follow_symlinks=False)
+    for folder, folders, files in os.walk(tree):
+        for name in (*folders, *files):
+            os.chown(Path(folder, name), uid, uid, follow_symlinks=False)

@@ -1,0 +1,148 @@
+"""What a supervisor is told: one JSON file, written before it starts. Standard library only.
+
+Plain classes: dataclasses and typing would double the time a supervisor takes to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+SPEC, STATE, EXIT, LOCK, CONTROL, LOG = (
+    "spec.json",
+    "state.json",
+    "exit.json",
+    "lock",
+    "ctl.sock",
+    "log",
+)
+"""The files of a job's folder that the daemon and the supervisor share."""
+ERRORS = "supervisor.log"
+"""Where a supervisor's own faults go: empty unless it has a bug."""
+
+
+class Bind:
+    """A host path shown inside the sandbox."""
+
+    __slots__ = ("source", "target", "writable")
+
+    def __init__(self, source: str, target: str, *, writable: bool = False) -> None:
+        self.source = source
+        self.target = target
+        self.writable = writable
+
+
+class Limits:
+    """Caps on one job. Bytes and milliseconds."""
+
+    __slots__ = (
+        "cpu_cores",
+        "disk_bytes",
+        "log_bytes",
+        "memory_bytes",
+        "output_rate",
+        "pids",
+        "wall_ms",
+    )
+
+    def __init__(
+        self,
+        *,
+        wall_ms: int,
+        memory_bytes: int,
+        cpu_cores: int,
+        pids: int,
+        disk_bytes: int,
+        output_rate: int,
+        log_bytes: int,
+    ) -> None:
+        self.wall_ms = wall_ms
+        self.memory_bytes = memory_bytes
+        self.cpu_cores = cpu_cores
+        self.pids = pids
+        self.disk_bytes = disk_bytes
+        self.output_rate = output_rate
+        self.log_bytes = log_bytes
+
+
+class Spec:
+    """One supervised run: a job, or the building of an environment."""
+
+    __slots__ = (
+        "argv",
+        "binds",
+        "bwrap",
+        "cwd",
+        "env",
+        "gpus",
+        "limits",
+        "measured",
+        "network",
+        "uid",
+    )
+
+    def __init__(
+        self,
+        *,
+        bwrap: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        binds: Sequence[Bind],
+        cwd: str,
+        limits: Limits,
+        measured: Sequence[str],
+        network: bool = False,
+        gpus: Sequence[str] = (),
+        uid: int | None = None,
+    ) -> None:
+        self.bwrap = bwrap
+        self.argv = list(argv)
+        self.env = dict(env)
+        self.binds = list(binds)
+        self.cwd = cwd
+        self.limits = limits
+        self.measured = list(measured)
+        """Folders whose size counts against ``limits.disk_bytes``."""
+        self.network = network
+        """Shares the host's network. Never for a job."""
+        self.gpus = list(gpus)
+        self.uid = uid
+        """The host user it runs as; None is the supervisor's own."""
+
+    def to_json(self) -> str:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields["binds"] = [[bind.source, bind.target, bind.writable] for bind in self.binds]
+        fields["limits"] = {name: getattr(self.limits, name) for name in Limits.__slots__}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        fields: dict[str, Any] = json.loads(text)
+        binds = [Bind(source, target, writable=w) for source, target, w in fields.pop("binds")]
+        return cls(binds=binds, limits=Limits(**fields.pop("limits")), **fields)
+
+
+def write_durably(path: str, text: str, *, sync: bool = True) -> None:
+    """Replace a file at once; with ``sync`` the new text survives a power cut when this returns."""
+    partial = path + ".tmp"
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        left = memoryview(text.encode())
+        while left:
+            left = left[os.write(fd, left) :]
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(partial, path)
+    if sync:
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,50 @@
+"""What a running job uses, about once a second."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from robocompute_node.executor.folder import SupervisorGone
+from robocompute_protocol.messages import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robocompute_node.executor.folder import JobFolder
+
+_EVERY_S: Final = 1.0
+
+
+class UsageReader:
+    """One measurement a second until the job ends."""
+
+    def __init__(self, folder: JobFolder, *, finished: Callable[[], bool]) -> None:
+        self._folder = folder
+        self._finished = finished
+        self._begun = False
+
+    def __aiter__(self) -> UsageReader:
+        return self
+
+    async def __anext__(self) -> Usage:
+        while not self._finished():
+            if self._begun:
+                await trio.sleep(_EVERY_S)
+            self._begun = True
+            try:
+                answer = await self._folder.ask({"op": "usage"})
+            except SupervisorGone:
+                await trio.sleep(_EVERY_S)
+                continue
+            return Usage(
+                cpu_ms=answer["cpu_ms"],
+                memory_bytes=answer["memory_bytes"],
+                peak_memory_bytes=answer["peak_memory_bytes"],
+            )
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """For ``contextlib.aclosing``; nothing is held open between calls."""
+        await trio.lowlevel.checkpoint()
