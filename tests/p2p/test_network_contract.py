@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -18,6 +17,9 @@ from robocompute_node.p2p.port import FrameStream, Network, PeerGone
 from robocompute_protocol import limits
 from robocompute_protocol.errors import LocalProtocolError
 from robocompute_protocol.identifiers import NodeKey
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
 ECHO = "/test/echo/1"
 TOPIC = "/test/topic/1"
@@ -40,7 +42,9 @@ class World:
     kind: str
     nursery: trio.Nursery
     hub: FakeHub = field(default_factory=FakeHub)
-    scopes: dict[NodeKey, trio.CancelScope] = field(default_factory=dict)
+    scopes: dict[NodeKey, trio.CancelScope] = field(
+        default_factory=dict[NodeKey, trio.CancelScope]
+    )
 
     def node(
         self, name: str, *, listen: str = "/ip4/127.0.0.1/tcp/0"
@@ -86,7 +90,7 @@ async def echo(stream: FrameStream) -> None:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 libp2p's tables have no event
         await trio.sleep(0.02)
 
 
@@ -214,7 +218,7 @@ async def test_an_exception_in_the_callers_block_resets_the_stream(world: World)
             ends.append("reset")
 
     other.serve(ECHO, handler)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 the block is what is tested
         async with one.open(other.key, ECHO) as stream:
             assert await stream.receive() == b"ready"
             raise ZeroDivisionError
@@ -240,7 +244,7 @@ async def test_a_peer_that_never_reads_is_gone_after_the_write_deadline(world: W
 
     other.serve("/test/deaf/1", deaf)
     other.serve(ECHO, echo)
-    with pytest.raises(PeerGone, match="did not read"):
+    with pytest.raises(PeerGone, match="did not read"):  # noqa: PT012 which send is unknown
         async with one.open(other.key, "/test/deaf/1") as stream:
             while True:
                 await stream.send(bytes(limits.MAX_FRAME_BYTES))
@@ -372,17 +376,12 @@ async def publish_until_heard(
 ) -> None:
     """Announce again and again, as every sender does: a mesh needs a moment to form."""
 
-    @asynccontextmanager
-    async def announcing() -> AsyncIterator[None]:
-        async def announce() -> None:
-            while True:
-                await node.publish(TOPIC, payload)
-                await trio.sleep(0.1)
+    async def announce() -> None:
+        while True:
+            await node.publish(TOPIC, payload)
+            await trio.sleep(0.1)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(announce)
-            yield
-            nursery.cancel_scope.cancel()
-
-    async with announcing():
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(announce)
         assert await heard(messages, payload, never) == node.key
+        nursery.cancel_scope.cancel()

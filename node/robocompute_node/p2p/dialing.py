@@ -11,22 +11,26 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
-from libp2p.abc import INetConn
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from robocompute_protocol.errors import ConfigError
-from robocompute_protocol.identifiers import NodeKey
 
 from .guards import GuardedSwarm, quietly
 from .identity import node_key_of, peer_id_of
 from .port import PeerGone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from libp2p.abc import INetConn
+
+    from robocompute_protocol.identifiers import NodeKey
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,9 @@ cut, bounded queues and relays that validate; not a model of timing or loss.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -19,6 +18,9 @@ from robocompute_protocol.errors import LocalProtocolError
 from robocompute_protocol.identifiers import NodeKey
 
 from .port import FrameStream, PeerGone, StreamHandler, Validator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +179,7 @@ class FakeNetwork:
     @asynccontextmanager
     async def open(
         self, peer: NodeKey, protocol: str, *, timeout_s: float = 10.0
-    ) -> AsyncIterator[FrameStream]:
+    ) -> AsyncGenerator[FrameStream]:
         del timeout_s  # nothing here takes time
         await trio.lowlevel.checkpoint()
         pair = self._dial(peer, protocol)
@@ -275,7 +277,7 @@ class FakeNetwork:
     @asynccontextmanager
     async def subscribe(
         self, topic: str, validator: Validator
-    ) -> AsyncIterator[AsyncIterator[Message]]:
+    ) -> AsyncGenerator[AsyncIterator[Message]]:
         send, receive = trio.open_memory_channel[Message](SUBSCRIPTION_QUEUE)
         subscription = _Subscription(validator, send, receive)
         self._topics.setdefault(topic, []).append(subscription)

@@ -5,15 +5,17 @@ Knows nothing of libp2p: the pipe below it translates.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from robocompute_protocol import limits
 from robocompute_protocol.errors import LocalProtocolError, RemoteProtocolError
-from robocompute_protocol.identifiers import NodeKey
 
 from .port import PeerGone
+
+if TYPE_CHECKING:
+    from robocompute_protocol.identifiers import NodeKey
 
 HEADER_BYTES: Final = 4
 """Length of the length: 262,144 does not fit into two bytes."""

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
-from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 
 from robocompute_protocol import limits
@@ -27,8 +24,15 @@ from robocompute_protocol.identifiers import NodeKey
 
 from .guards import GuardedHost, PeerBounds, PeerRates, quietly
 from .identity import node_key_of
-from .port import Validator
 from .tuning import GOSSIP_RPC_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from libp2p.abc import INetStream
+    from libp2p.pubsub.pb import rpc_pb2
+
+    from .port import Validator
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +90,17 @@ class GuardedPubsub(Pubsub):
         signer = node_key_of(ID(publish_message.from_id))
         for topic in publish_message.topicIDs:
             self.gossip.deliver(topic, signer, publish_message.data)
+
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        # Stock tells a new peer the topics it followed before the stream was open, and tells
+        # changes only to peers whose stream is open: what changes in between nobody hears.
+        told = set(self.topic_ids)
+        await super()._handle_new_peer(peer_id)
+        queue = self.peer_queues.get(peer_id)
+        for topic in told.symmetric_difference(self.topic_ids):
+            if queue is not None:
+                announcement, _ = self._build_announce_rpc(topic, topic in self.topic_ids)
+                queue.push(announcement)
 
     async def repair_peers(self, backoff: dict[ID, tuple[float, float]]) -> None:
         """Give every connected peer a gossip stream; ``backoff`` is kept between calls.
@@ -192,7 +207,7 @@ class Gossip:
     @asynccontextmanager
     async def subscribe(
         self, topic: str, validator: Validator
-    ) -> AsyncIterator[AsyncIterator[Message]]:
+    ) -> AsyncGenerator[AsyncIterator[Message]]:
         """Follow ``topic`` while the context lasts.
 
         A message is relayed and delivered if the validators of all subscribers of the topic

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 import trio
-from libp2p.abc import IMuxedConn, INetConn, INetStream
 from libp2p.host.basic_host import BasicHost
-from libp2p.io.abc import ReadWriteCloser
 from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.swarm import Swarm
-from libp2p.peer.id import ID
-from multiaddr import Multiaddr
-
-from robocompute_protocol.identifiers import NodeKey
 
 from .identity import node_key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from libp2p.abc import IMuxedConn, INetConn, INetStream
+    from libp2p.io.abc import ReadWriteCloser
+    from libp2p.network.connection.swarm_connection import SwarmConn
+    from libp2p.peer.id import ID
+    from multiaddr import Multiaddr
+
+    from robocompute_protocol.identifiers import NodeKey
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +233,7 @@ class GuardedSwarm(Swarm):
 
 
 def is_live(conn: INetConn) -> bool:
+    """Whether a connection works as far as is known."""
     muxed: Any = conn.muxed_conn
     return not conn.is_closed and not muxed.event_shutting_down.is_set()
 

@@ -6,12 +6,10 @@ from __future__ import annotations
 import logging
 import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from libp2p.abc import INetConn, INetStream
 from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
 from libp2p.custom_types import TProtocol
 from libp2p.network.config import ConnectionConfig, RetryConfig
@@ -34,6 +32,11 @@ from .guards import GuardedHost, GuardedSwarm, PeerBounds, StreamGate, is_live
 from .identity import key_pair_of, node_key_of, peer_id_of
 from .port import FrameStream, PeerGone, StreamHandler, Validator
 from .streams import YamuxPipe, choose_protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+
+    from libp2p.abc import INetConn, INetStream
 
 __all__ = ["Libp2pNetwork", "node_key_of", "peer_id_of"]
 
@@ -136,7 +139,7 @@ class Libp2pNetwork:
     @asynccontextmanager
     async def open(
         self, peer: NodeKey, protocol: str, *, timeout_s: float = 10.0
-    ) -> AsyncIterator[FrameStream]:
+    ) -> AsyncGenerator[FrameStream]:
         try:
             with trio.fail_after(timeout_s):
                 frames, pipe = await self._open(peer, protocol)
@@ -332,7 +335,7 @@ def _has_node_key(peer_id: Any) -> bool:
 def _dialable(address: str) -> tuple[str, ...]:
     """Real addresses for the one that means all of this machine's."""
     for family, every, loopback, outside, name in (
-        (socket.AF_INET, "0.0.0.0", "127.0.0.1", "192.0.2.1", "ip4"),
+        (socket.AF_INET, "0.0.0.0", "127.0.0.1", "192.0.2.1", "ip4"),  # noqa: S104 compared with, not bound
         (socket.AF_INET6, "::", "::1", "2001:db8::1", "ip6"),
     ):
         if f"/{name}/{every}/" not in address:

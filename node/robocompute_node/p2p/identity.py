@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.keys import KeyPair
 from libp2p.peer.id import ID
 
 from robocompute_protocol.identifiers import ID_BYTES, NodeKey
+
+if TYPE_CHECKING:
+    from libp2p.crypto.keys import KeyPair
 
 _PREFIX: Final = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
 """Identity multihash of 36 bytes, then protobuf: key type ed25519, 32 bytes of key."""

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from libp2p.abc import INetStream
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
-from .framing import BytePipe
 from .guards import quietly
 from .port import PeerGone
+
+if TYPE_CHECKING:
+    from libp2p.abc import INetStream
+
+    from .framing import BytePipe
 
 MULTISTREAM: Final = "/multistream/1.0.0"
 MAX_LINE_BYTES: Final = 1_024

@@ -6,17 +6,16 @@ untuned and says so.
 """
 # pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportPrivateImportUsage=false
 
 from __future__ import annotations
 
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import trio
@@ -30,6 +29,9 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.transport.tcp import tcp as tcp_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ def _enforce_windows() -> None:
             # handle_incoming turns exactly this error into a closed connection
             raise trio.TooSlowError("the peer sent more than the window allowed")
 
-    YamuxStream.recv_window = property(get_window, set_window)  # pyright: ignore[reportAssignmentType]
+    YamuxStream.recv_window = property(get_window, set_window)
     yamux_module.MAX_WINDOW_SIZE = MAX_WINDOW_BYTES
 
 
@@ -261,7 +263,7 @@ def _raise_unsent() -> None:
 
 
 def _shorten_dial() -> None:
-    swarm_module._HAPPY_EYEBALLS_DELAY = HAPPY_EYEBALLS_S  # pyright: ignore[reportConstantRedefinition]
+    swarm_module._HAPPY_EYEBALLS_DELAY = HAPPY_EYEBALLS_S
 
 
 def _keep_alive() -> None:
