@@ -3,6 +3,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
+
 from robocompute_protocol import messages
 from robocompute_protocol.codec import decode, encode
 from robocompute_protocol.errors import RemoteProtocolError
@@ -39,6 +40,16 @@ TREES = st.recursive(
 )
 
 
+def attempt(type: Any, data: bytes) -> Any:
+    """Return what ``data`` decodes to, or None where it is refused as it should be."""
+    try:
+        return decode(type, data)
+    except RemoteProtocolError as exc:
+        if exc.code != "malformed":
+            raise
+        return None
+
+
 def refusal(type: Any, data: bytes, **options: int) -> str:
     with pytest.raises(RemoteProtocolError) as caught:
         decode(type, data, **options)
@@ -48,24 +59,16 @@ def refusal(type: Any, data: bytes, **options: int) -> str:
 @pytest.mark.parametrize("union", UNIONS)
 @given(data=st.binary(max_size=200))
 def test_random_bytes_are_refused_and_nothing_else_happens(union: Any, data: bytes) -> None:
-    try:
-        message = decode(union, data)
-    except RemoteProtocolError as exc:
-        assert exc.code == "malformed"
-    else:
-        assert isinstance(message, get_args(union))
+    message = attempt(union, data)
+    assert message is None or isinstance(message, get_args(union))
 
 
 @pytest.mark.parametrize("struct", STRUCTS)
 @settings(max_examples=30)
 @given(tree=TREES)
 def test_a_random_tree_decodes_to_the_type_or_is_refused(struct: Any, tree: Any) -> None:
-    try:
-        message = decode(struct, msgspec.msgpack.encode(tree))
-    except RemoteProtocolError as exc:
-        assert exc.code == "malformed"
-    else:
-        assert decode(struct, encode(message)) == message
+    message = attempt(struct, msgspec.msgpack.encode(tree))
+    assert message is None or decode(struct, encode(message)) == message
 
 
 @settings(max_examples=200)
@@ -89,10 +92,8 @@ def test_a_damaged_message_is_refused_or_another_message(data: st.DataObject) ->
     encoded = bytearray(encode(REFUSED))
     position = data.draw(st.integers(0, len(encoded) - 1))
     encoded[position] = data.draw(st.integers(0, 255))
-    try:
-        assert isinstance(decode(AgreementMessage, bytes(encoded)), get_args(AgreementMessage))
-    except RemoteProtocolError as exc:
-        assert exc.code == "malformed"
+    message = attempt(AgreementMessage, bytes(encoded))
+    assert message is None or isinstance(message, get_args(AgreementMessage))
 
 
 def test_the_size_is_looked_at_first() -> None:

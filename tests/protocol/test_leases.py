@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
+
 from robocompute_protocol.errors import LocalProtocolError, RemoteProtocolError
 from robocompute_protocol.identifiers import Address, AgreementId
 from robocompute_protocol.leases import (

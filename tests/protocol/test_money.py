@@ -1,5 +1,6 @@
 import pytest
 from hypothesis import given, strategies as st
+
 from robocompute_protocol.money import (
     HOUR_MS,
     MAX_AMOUNT,
@@ -31,7 +32,7 @@ def test_a_decimal_is_read_exactly(text: str, amount: int) -> None:
     ["", "-1", "+1", "1.", ".5", "1e3", "1.0000001", "1,5", " 1", "1\n", "٣", "nan", "9" * 13],
 )
 def test_what_is_no_plain_decimal_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="amount|hold"):
+    with pytest.raises(ValueError, match=r"amount|hold"):
         parse_amount(text)
 
 

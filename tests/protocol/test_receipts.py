@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+
 from robocompute_protocol import vectors
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.codec import decode

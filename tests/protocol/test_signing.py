@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from solders.pubkey import Pubkey
+from solders.signature import Signature as ChainSignature
+
 from robocompute_protocol import codec, signing
 from robocompute_protocol.errors import LocalProtocolError, RemoteProtocolError
 from robocompute_protocol.identifiers import AgreementId, ChannelId
 from robocompute_protocol.messages import NeverLeasedBody, Requirements, Signed
 from robocompute_protocol.signing import SigningKey, open_signed, sign_message, verify
-from solders.pubkey import Pubkey
-from solders.signature import Signature as ChainSignature
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "protocol/vectors/signatures.json").read_text("utf-8")

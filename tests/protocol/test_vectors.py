@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from robocompute_protocol import vectors
 
 FOLDER = Path(__file__).parents[2] / "protocol/vectors"

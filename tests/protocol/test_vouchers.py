@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from msgspec.structs import replace
+
 from robocompute_protocol import limits
 from robocompute_protocol.codec import decode, encode
 from robocompute_protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -23,7 +24,6 @@ from robocompute_protocol.vouchers import (
     sign_voucher,
     signing_bytes,
     verify_voucher,
-    voucher_bytes,
 )
 
 KEY = SigningKey(b"\x03" * 32)
@@ -170,8 +170,8 @@ def test_an_agreement_closes_once_and_for_no_more_than_it_was_paid() -> None:
 
 
 def test_a_channel_carries_64_open_agreements() -> None:
-    payer = PAYER
-    for number in range(limits.MAX_OPEN_AGREEMENTS):
+    payer, voucher = promised(PAYER, AgreementId(digest(bytes([0]))), 1)
+    for number in range(1, limits.MAX_OPEN_AGREEMENTS):
         payer, voucher = promised(payer, AgreementId(digest(bytes([number]))), 1)
     assert accepted(PAYEE, voucher).cumulative == limits.MAX_OPEN_AGREEMENTS
     with pytest.raises(LocalProtocolError):
