@@ -1,0 +1,96 @@
+"""``python -m robocompute_settlement.embedded``: one chain in one process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+from solders.pubkey import Pubkey
+from trio_websocket import WebSocketServer, serve_websocket
+
+from robocompute_protocol.errors import RoboComputeError
+from robocompute_settlement.embedded.genesis import read_genesis
+from robocompute_settlement.embedded.http import HttpServer
+from robocompute_settlement.embedded.ledger import open_ledger
+from robocompute_settlement.embedded.methods import Methods
+from robocompute_settlement.embedded.pubsub import Pubsub
+from robocompute_settlement.embedded.storage import ChainStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HOST: Final = "127.0.0.1"
+"""A local world's chain is nobody else's business."""
+RPC_PORT: Final = 8899
+WS_PORT: Final = 8900
+"""Solana's own ports: clients find the websocket one above the RPC port."""
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+async def serve(folder: Path, config: Path, rpc_port: int, ws_port: int) -> None:
+    """Run the chain in ``folder`` until SIGTERM or SIGINT; print one ready line when it answers.
+
+    Raises:
+        RoboComputeError: the genesis file or the store is not usable.
+    """
+    genesis = read_genesis(config)
+    with ChainStore(folder) as store:
+        ledger = open_ledger(store, genesis, wall_clock_ms)
+        methods = Methods(ledger)
+        pubsub = Pubsub(ledger, methods)
+        listeners = await trio.open_tcp_listeners(rpc_port, host=HOST)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(trio.serve_listeners, HttpServer(methods).handle, listeners)
+            )
+            websockets: WebSocketServer = await nursery.start(
+                partial(
+                    serve_websocket, pubsub.handle, HOST, ws_port, None, handler_nursery=nursery
+                )
+            )
+            nursery.start_soon(pubsub.run)
+            ready = {
+                "ready": True,
+                "rpc_port": listeners[0].socket.getsockname()[1],
+                "ws_port": websockets.port,
+                "genesis_hash": str(Pubkey.from_bytes(ledger.founding.genesis_hash)),
+                "slot": ledger.tick(),
+            }
+            print(json.dumps(ready), flush=True)  # noqa: T201 - the line a parent waits for
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one embedded chain; returns the process's exit status."""
+    parser = argparse.ArgumentParser(prog="robocompute_settlement.embedded", description=__doc__)
+    parser.add_argument("--dir", type=Path, required=True, help="where the chain is kept")
+    parser.add_argument("--config", type=Path, required=True, help="the genesis file (JSON)")
+    parser.add_argument("--rpc-port", type=int, default=RPC_PORT, help="0 takes a free one")
+    parser.add_argument("--ws-port", type=int, default=WS_PORT, help="0 takes a free one")
+    chosen = parser.parse_args(arguments)
+    try:
+        trio.run(serve, chosen.dir, chosen.config, chosen.rpc_port, chosen.ws_port)
+    except RoboComputeError as exc:
+        print(f"embedded chain: {exc}", file=sys.stderr)  # noqa: T201
+        return exc.exit_status
+    except OSError as exc:
+        print(f"embedded chain: cannot listen: {exc}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

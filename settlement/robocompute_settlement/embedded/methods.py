@@ -1,0 +1,630 @@
+"""The JSON-RPC methods: parameters in, results out, over one ledger."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any, Final
+
+import base58
+from solders.message import from_bytes_versioned
+from solders.pubkey import Pubkey
+from solders.token import ID as TOKEN_PROGRAM
+from solders.token.associated import get_associated_token_address
+
+from robocompute_settlement.embedded import encoding as forms
+from robocompute_settlement.embedded.genesis import rent_exempt
+from robocompute_settlement.embedded.ledger import (
+    Ledger,
+    Level,
+    NotTaken,
+    Simulated,
+    fee_of,
+    parse_transaction,
+)
+from robocompute_settlement.embedded.storage import unpack_account
+from robocompute_settlement.embedded.timeline import SLOTS_PER_EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from solders.account import Account
+
+    from robocompute_settlement.embedded.storage import Landed
+
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+PREFLIGHT_FAILURE: Final = -32002
+SIGNATURE_FAILURE: Final = -32003
+MIN_CONTEXT_SLOT: Final = -32016
+"""The numbers a node uses; clients match on them."""
+
+SOLANA_VERSION: Final = "2.3.0"
+"""What tools are told they speak to: they choose their features by it."""
+FEATURE_SET: Final = 3640012085
+MAX_STATUSES: Final = 256
+MAX_ACCOUNTS: Final = 100
+MAX_SIGNATURES: Final = 1000
+"""Limits of one request, as a node has them."""
+TOKEN_PROGRAM_2022: Final = Pubkey.from_string("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb")
+
+_LEVELS: Final = {
+    "processed": Level.PROCESSED,
+    "recent": Level.PROCESSED,
+    "single": Level.CONFIRMED,
+    "singleGossip": Level.CONFIRMED,
+    "confirmed": Level.CONFIRMED,
+    "root": Level.FINALIZED,
+    "max": Level.FINALIZED,
+    "finalized": Level.FINALIZED,
+}
+
+
+class RpcFault(Exception):
+    """An answer with an error object."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+    def as_json(self) -> dict[str, Any]:
+        """The error object."""
+        out: dict[str, Any] = {"code": self.code, "message": str(self)}
+        if self.data is not None:
+            out["data"] = self.data
+        return out
+
+
+class Arguments:
+    """One request's parameters: positions, and the options object that comes last."""
+
+    def __init__(self, params: list[Any]) -> None:
+        self.positions = params
+        last = params[-1] if params else None
+        self.options: dict[str, Any] = last if isinstance(last, dict) else {}  # pyright: ignore[reportUnknownMemberType]
+
+    def text(self, position: int) -> str:
+        """A string that must be there."""
+        value = self.positions[position] if position < len(self.positions) else None
+        if not isinstance(value, str):
+            raise RpcFault(INVALID_PARAMS, f"Invalid params: a string is missing at {position}")
+        return value
+
+    def number(self, position: int) -> int:
+        """A non-negative integer that must be there."""
+        value = self.positions[position] if position < len(self.positions) else None
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
+            raise RpcFault(INVALID_PARAMS, f"Invalid params: a number is missing at {position}")
+        return value
+
+    def address(self, position: int) -> Pubkey:
+        return read_address(self.text(position))
+
+    def texts(self, position: int, most: int) -> list[str]:
+        """A list of strings of at most ``most``."""
+        value = self.positions[position] if position < len(self.positions) else None
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):  # pyright: ignore[reportUnknownVariableType]
+            raise RpcFault(INVALID_PARAMS, f"Invalid params: a list is missing at {position}")
+        if len(value) > most:  # pyright: ignore[reportUnknownArgumentType]
+            raise RpcFault(INVALID_PARAMS, f"Too many inputs provided; max {most}")
+        return value  # pyright: ignore[reportUnknownVariableType]
+
+    @property
+    def level(self) -> Level:
+        """The commitment asked for; a node's default is finalized."""
+        return read_level(self.options.get("commitment"))
+
+    @property
+    def encoding(self) -> str:
+        return str(self.options.get("encoding", ""))
+
+    @property
+    def data_slice(self) -> dict[str, int] | None:
+        value = self.options.get("dataSlice")
+        if value is None:
+            return None
+        try:
+            return {"offset": int(value["offset"]), "length": int(value["length"])}
+        except (KeyError, TypeError, ValueError):
+            raise RpcFault(INVALID_PARAMS, "Invalid params: dataSlice") from None
+
+
+def read_level(name: Any) -> Level:
+    """A commitment by its name; absent means finalized."""
+    if name is None:
+        return Level.FINALIZED
+    try:
+        return _LEVELS[name]
+    except (KeyError, TypeError):
+        raise RpcFault(INVALID_PARAMS, f"Invalid params: unknown commitment {name!r}") from None
+
+
+def read_address(text: str) -> Pubkey:
+    """An address from its base58 form."""
+    try:
+        return Pubkey.from_string(text)
+    except ValueError:
+        raise RpcFault(INVALID_PARAMS, f"Invalid param: not an address: {text[:64]!r}") from None
+
+
+def read_signature(text: str) -> bytes:
+    """A signature from its base58 form."""
+    try:
+        raw = base58.b58decode(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != 64:
+        raise RpcFault(INVALID_PARAMS, f"Invalid param: not a signature: {text[:100]!r}")
+    return raw
+
+
+class Methods:
+    """What a client may call. ``call`` looks the name up; the table is ``names``."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._table: dict[str, Callable[[Arguments], Any]] = {
+            "getHealth": lambda _: "ok",
+            "getVersion": lambda _: {"solana-core": SOLANA_VERSION, "feature-set": FEATURE_SET},
+            "getGenesisHash": lambda _: str(Pubkey.from_bytes(ledger.founding.genesis_hash)),
+            "getIdentity": lambda _: {"identity": str(ledger.faucet)},
+            "getClusterNodes": self._get_cluster_nodes,
+            "getSlot": lambda a: ledger.slot(a.level),
+            "getBlockHeight": lambda a: ledger.slot(a.level),
+            "getTransactionCount": lambda _: ledger.transaction_count,
+            "getFirstAvailableBlock": lambda _: 0,
+            "minimumLedgerSlot": lambda _: 0,
+            "getSlotLeader": lambda _: str(ledger.faucet),
+            "getEpochInfo": self._get_epoch_info,
+            "getEpochSchedule": self._get_epoch_schedule,
+            "getBlockTime": self._get_block_time,
+            "getLatestBlockhash": self._get_latest_blockhash,
+            "isBlockhashValid": self._is_blockhash_valid,
+            "getFeeForMessage": self._get_fee_for_message,
+            "getRecentPrioritizationFees": lambda _: [],
+            "getMinimumBalanceForRentExemption": lambda a: rent_exempt(a.number(0)),
+            "getBalance": self._get_balance,
+            "getAccountInfo": self._get_account_info,
+            "getMultipleAccounts": self._get_multiple_accounts,
+            "getProgramAccounts": self._get_program_accounts,
+            "getTokenAccountBalance": self._get_token_account_balance,
+            "getTokenAccountsByOwner": self._get_token_accounts_by_owner,
+            "getTokenSupply": self._get_token_supply,
+            "getSignatureStatuses": self._get_signature_statuses,
+            "getSignaturesForAddress": self._get_signatures_for_address,
+            "getTransaction": self._get_transaction,
+            "sendTransaction": self._send_transaction,
+            "simulateTransaction": self._simulate_transaction,
+            "requestAirdrop": self._request_airdrop,
+            "embeddedSkip": self._embedded_skip,
+            "embeddedFaults": self._embedded_faults,
+            "embeddedRollback": lambda a: ledger.roll_back(a.number(0)),
+            "embeddedSetAccount": self._embedded_set_account,
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._table)
+
+    def call(self, name: str, params: Any) -> Any:
+        """Answer one request.
+
+        Raises:
+            RpcFault: the answer is an error object.
+        """
+        method = self._table.get(name)
+        if method is None:
+            raise RpcFault(METHOD_NOT_FOUND, f"Method not found: {name[:64]}")
+        if params is None:
+            params = []
+        if not isinstance(params, list):
+            raise RpcFault(INVALID_PARAMS, "Invalid params: a list is needed")
+        arguments = Arguments(params)  # pyright: ignore[reportUnknownArgumentType]
+        floor = arguments.options.get("minContextSlot")
+        if isinstance(floor, int) and floor > self._ledger.slot(arguments.level):
+            raise RpcFault(
+                MIN_CONTEXT_SLOT,
+                "Minimum context slot has not been reached",
+                {"contextSlot": self._ledger.slot(arguments.level)},
+            )
+        try:
+            return method(arguments)
+        except forms.BadEncoding as exc:
+            raise RpcFault(INVALID_PARAMS, str(exc)) from exc
+
+    # --- forms others use too -------------------------------------------------------------------
+
+    def context(self, level: Level) -> dict[str, Any]:
+        """The ``context`` object of an answer."""
+        return {"slot": self._ledger.slot(level), "apiVersion": SOLANA_VERSION}
+
+    def with_context(self, level: Level, value: Any) -> dict[str, Any]:
+        return {"context": self.context(level), "value": value}
+
+    def account_json(
+        self, account: Account | None, encoding: str, data_slice: dict[str, int] | None = None
+    ) -> Any:
+        return forms.account_json(account, encoding or "binary", data_slice, self._decimals)
+
+    def matches(self, account: Account, filters: Any) -> bool:
+        """Whether an account passes a ``getProgramAccounts`` filter list."""
+        return all(self._passes(account, each) for each in filters or ())
+
+    # --- the chain ------------------------------------------------------------------------------
+
+    def _get_cluster_nodes(self, _: Arguments) -> Any:
+        return [
+            {
+                "pubkey": str(self._ledger.faucet),
+                "gossip": None,
+                "tpu": None,
+                "tpuQuic": None,
+                "rpc": None,
+                "pubsub": None,
+                "version": SOLANA_VERSION,
+                "featureSet": FEATURE_SET,
+                "shredVersion": 1,
+            }
+        ]
+
+    def _get_epoch_info(self, arguments: Arguments) -> Any:
+        slot = self._ledger.slot(arguments.level)
+        return {
+            "absoluteSlot": slot,
+            "blockHeight": slot,
+            "epoch": slot // SLOTS_PER_EPOCH,
+            "slotIndex": slot % SLOTS_PER_EPOCH,
+            "slotsInEpoch": SLOTS_PER_EPOCH,
+            "transactionCount": self._ledger.transaction_count,
+        }
+
+    def _get_epoch_schedule(self, _: Arguments) -> Any:
+        return {
+            "slotsPerEpoch": SLOTS_PER_EPOCH,
+            "leaderScheduleSlotOffset": SLOTS_PER_EPOCH,
+            "warmup": False,
+            "firstNormalEpoch": 0,
+            "firstNormalSlot": 0,
+        }
+
+    def _get_block_time(self, arguments: Arguments) -> Any:
+        slot = arguments.number(0)
+        return None if slot > self._ledger.tick() else self._ledger.timeline.time_s(slot)
+
+    def _get_latest_blockhash(self, arguments: Arguments) -> Any:
+        blockhash, last = self._ledger.latest_blockhash(arguments.level)
+        value = {"blockhash": str(Pubkey.from_bytes(blockhash)), "lastValidBlockHeight": last}
+        return self.with_context(arguments.level, value)
+
+    def _is_blockhash_valid(self, arguments: Arguments) -> Any:
+        self._ledger.tick()
+        valid = self._ledger.timeline.is_recent(bytes(arguments.address(0)))
+        return self.with_context(arguments.level, valid)
+
+    def _get_fee_for_message(self, arguments: Arguments) -> Any:
+        try:
+            raw = base64.b64decode(arguments.text(0), validate=True)
+            # Solders reads the version prefix from the first byte, as the wire has it.
+            message = from_bytes_versioned(raw)
+        except (ValueError, binascii.Error) as exc:
+            raise RpcFault(INVALID_PARAMS, f"Invalid params: no message: {exc}") from exc
+        self._ledger.tick()
+        recent = self._ledger.timeline.is_recent(bytes(message.recent_blockhash))
+        return self.with_context(arguments.level, fee_of(message) if recent else None)
+
+    # --- accounts -------------------------------------------------------------------------------
+
+    def _get_balance(self, arguments: Arguments) -> Any:
+        account = self._ledger.account(arguments.address(0), arguments.level)
+        return self.with_context(arguments.level, 0 if account is None else account.lamports)
+
+    def _get_account_info(self, arguments: Arguments) -> Any:
+        account = self._ledger.account(arguments.address(0), arguments.level)
+        value = self.account_json(account, arguments.encoding, arguments.data_slice)
+        return self.with_context(arguments.level, value)
+
+    def _get_multiple_accounts(self, arguments: Arguments) -> Any:
+        value = [
+            self.account_json(
+                self._ledger.account(read_address(text), arguments.level),
+                arguments.encoding or "base64",
+                arguments.data_slice,
+            )
+            for text in arguments.texts(0, MAX_ACCOUNTS)
+        ]
+        return self.with_context(arguments.level, value)
+
+    def _get_program_accounts(self, arguments: Arguments) -> Any:
+        program = arguments.address(0)
+        filters = arguments.options.get("filters")
+        value = [
+            {
+                "pubkey": str(address),
+                "account": self.account_json(account, arguments.encoding, arguments.data_slice),
+            }
+            for address, account in self._ledger.accounts_of(program, arguments.level)
+            if self.matches(account, filters)
+        ]
+        if arguments.options.get("withContext"):
+            return self.with_context(arguments.level, value)
+        return value
+
+    def _passes(self, account: Account, condition: Any) -> bool:
+        match condition:
+            case {"dataSize": int(size)}:
+                return len(account.data) == size
+            case {"memcmp": {"offset": int(offset), "bytes": wanted, **rest}}:
+                raw = _memcmp_bytes(wanted, rest.get("encoding"))
+                return account.data[offset : offset + len(raw)] == raw
+            case "tokenAccountState" | {"tokenAccountState": _}:
+                return len(account.data) == forms.TOKEN_ACCOUNT_BYTES
+            case _:
+                raise RpcFault(INVALID_PARAMS, f"Invalid params: filter {condition!r}")
+
+    # --- tokens ---------------------------------------------------------------------------------
+
+    def _decimals(self, mint: Pubkey) -> int:
+        account = self._ledger.account(mint)
+        known = account is not None and len(account.data) == forms.MINT_BYTES
+        return account.data[44] if account is not None and known else 0
+
+    def _get_token_account_balance(self, arguments: Arguments) -> Any:
+        account = self._ledger.account(arguments.address(0), arguments.level)
+        if account is None:
+            raise RpcFault(INVALID_PARAMS, "Invalid param: could not find account")
+        data = account.data
+        if account.owner != TOKEN_PROGRAM or len(data) != forms.TOKEN_ACCOUNT_BYTES:
+            raise RpcFault(INVALID_PARAMS, "Invalid param: not a Token account")
+        decimals = self._decimals(Pubkey.from_bytes(data[:32]))
+        amount = forms.ui_amount(int.from_bytes(data[64:72], "little"), decimals)
+        return self.with_context(arguments.level, amount)
+
+    def _get_token_accounts_by_owner(self, arguments: Arguments) -> Any:
+        owner = bytes(arguments.address(0))
+        chosen = arguments.positions[1] if len(arguments.positions) > 1 else None
+        match chosen:
+            case {"mint": str(text)}:
+                mint = read_address(text)
+                if self._ledger.account(mint, arguments.level) is None:
+                    raise RpcFault(INVALID_PARAMS, "Invalid param: could not find mint")
+                # A wallet's own account first: this is the one nearly every client wants.
+                associated = get_associated_token_address(Pubkey.from_bytes(owner), mint)
+            case {"programId": str(text)} if read_address(text) in (
+                TOKEN_PROGRAM,
+                TOKEN_PROGRAM_2022,
+            ):
+                mint, associated = None, None
+                if read_address(text) == TOKEN_PROGRAM_2022:
+                    return self.with_context(arguments.level, [])
+            case _:
+                raise RpcFault(INVALID_PARAMS, "Invalid params: a mint or a programId is needed")
+        options = arguments.positions[2] if len(arguments.positions) > 2 else {}
+        inner = Arguments([options or {}])
+        found = [
+            (address, account)
+            for address, account in self._ledger.accounts_of(TOKEN_PROGRAM, inner.level)
+            if len(account.data) == forms.TOKEN_ACCOUNT_BYTES
+            and account.data[32:64] == owner
+            and (mint is None or account.data[:32] == bytes(mint))
+        ]
+        found.sort(key=lambda pair: pair[0] != associated)
+        value = [
+            {
+                "pubkey": str(address),
+                "account": self.account_json(account, inner.encoding, inner.data_slice),
+            }
+            for address, account in found
+        ]
+        return self.with_context(inner.level, value)
+
+    def _get_token_supply(self, arguments: Arguments) -> Any:
+        account = self._ledger.account(arguments.address(0), arguments.level)
+        if account is None or account.owner != TOKEN_PROGRAM:
+            raise RpcFault(INVALID_PARAMS, "Invalid param: not a Token mint")
+        if len(account.data) != forms.MINT_BYTES:
+            raise RpcFault(INVALID_PARAMS, "Invalid param: not a Token mint")
+        supply = int.from_bytes(account.data[36:44], "little")
+        return self.with_context(arguments.level, forms.ui_amount(supply, account.data[44]))
+
+    # --- transactions ---------------------------------------------------------------------------
+
+    def _get_signature_statuses(self, arguments: Arguments) -> Any:
+        statuses = [
+            self.status_json(read_signature(text)) for text in arguments.texts(0, MAX_STATUSES)
+        ]
+        return self.with_context(Level.CONFIRMED, statuses)
+
+    def status_json(self, signature: bytes) -> dict[str, Any] | None:
+        """What is known of a signature; ``None`` where it is in no block."""
+        landed = self._ledger.transaction(signature)
+        if landed is None:
+            return None
+        level = self._ledger.level_of(landed)
+        error = forms.error_json(landed)
+        return {
+            "slot": landed.slot,
+            "confirmations": (
+                None if level is Level.FINALIZED else self._ledger.tick() - landed.slot
+            ),
+            "err": error,
+            "status": forms.status_json(error),
+            "confirmationStatus": level.name.lower(),
+        }
+
+    def _get_signatures_for_address(self, arguments: Arguments) -> Any:
+        limit = arguments.options.get("limit") or MAX_SIGNATURES
+        if not isinstance(limit, int) or not 1 <= limit <= MAX_SIGNATURES:
+            raise RpcFault(INVALID_PARAMS, f"Invalid limit; max {MAX_SIGNATURES}")
+        before = arguments.options.get("before")
+        until = arguments.options.get("until")
+        skipping = before is not None
+        out: list[dict[str, Any]] = []
+        for signature in self._ledger.touching(bytes(arguments.address(0))):
+            text = base58.b58encode(signature).decode("ascii")
+            if text == until or len(out) == limit:
+                break
+            if skipping:
+                skipping = text != before
+                continue
+            landed = self._ledger.transaction(signature)
+            if landed is not None and self._ledger.level_of(landed) >= arguments.level:
+                out.append(self._signature_json(text, landed))
+        return out
+
+    def _signature_json(self, text: str, landed: Landed) -> dict[str, Any]:
+        return {
+            "signature": text,
+            "slot": landed.slot,
+            "err": forms.error_json(landed),
+            "memo": None,
+            "blockTime": landed.time_s,
+            "confirmationStatus": self._ledger.level_of(landed).name.lower(),
+        }
+
+    def _get_transaction(self, arguments: Arguments) -> Any:
+        signature = read_signature(arguments.text(0))
+        encoding = arguments.encoding
+        if len(arguments.positions) > 1 and isinstance(arguments.positions[1], str):
+            encoding = arguments.positions[1]
+        landed = self._ledger.transaction(signature)
+        if landed is None or self._ledger.level_of(landed) < arguments.level:
+            return None
+        out = forms.transaction_json(landed, encoding or "json", self._decimals)
+        newest = arguments.options.get("maxSupportedTransactionVersion")
+        if newest is None:
+            if out["version"] != "legacy":
+                raise RpcFault(
+                    -32015,
+                    "Transaction version (0) is not supported by the requesting client. Please "
+                    "try the request again with the following configuration parameter: "
+                    '"maxSupportedTransactionVersion": 0',
+                )
+            del out["version"]
+        return out
+
+    def _wire(self, arguments: Arguments) -> bytes:
+        text = arguments.text(0)
+        try:
+            if arguments.encoding == "base64":
+                return base64.b64decode(text, validate=True)
+            return base58.b58decode(text)
+        except (ValueError, binascii.Error) as exc:
+            raise RpcFault(INVALID_PARAMS, f"invalid encoding: {exc}") from exc
+
+    def _send_transaction(self, arguments: Arguments) -> Any:
+        preflight = not arguments.options.get("skipPreflight", False)
+        try:
+            signature = self._ledger.submit(self._wire(arguments), preflight=preflight)
+        except NotTaken as refused:
+            raise self._refusal(refused) from refused
+        return base58.b58encode(signature).decode("ascii")
+
+    def _refusal(self, refused: NotTaken) -> RpcFault:
+        if refused.error in ("SanitizeFailure", "TooLarge"):
+            return RpcFault(INVALID_PARAMS, str(refused))
+        if refused.error == "SignatureFailure":
+            return RpcFault(SIGNATURE_FAILURE, str(refused))
+        return RpcFault(
+            PREFLIGHT_FAILURE,
+            f"Transaction simulation failed: {refused}",
+            {
+                "err": refused.error,
+                "logs": list(refused.logs),
+                "accounts": None,
+                "unitsConsumed": refused.units,
+                "returnData": None,
+                "innerInstructions": None,
+                "replacementBlockhash": None,
+            },
+        )
+
+    def _simulate_transaction(self, arguments: Arguments) -> Any:
+        options = arguments.options
+        try:
+            transaction = parse_transaction(self._wire(arguments))
+        except NotTaken as refused:
+            raise self._refusal(refused) from refused
+        done = self._ledger.simulate(
+            transaction,
+            check_signatures=bool(options.get("sigVerify", False)),
+            any_blockhash=bool(options.get("replaceRecentBlockhash", False)),
+        )
+        value: dict[str, Any] = {
+            "err": done.error,
+            "logs": list(done.logs),
+            "accounts": self._simulated_accounts(done, options.get("accounts")),
+            "unitsConsumed": done.units,
+            "returnData": None,
+            "innerInstructions": None,
+            "replacementBlockhash": None,
+        }
+        if done.returned is not None:
+            program, data = done.returned
+            value["returnData"] = {
+                "programId": str(Pubkey.from_bytes(program)),
+                "data": forms.encoded_data(data, "base64"),
+            }
+        if options.get("replaceRecentBlockhash"):
+            blockhash, last = self._ledger.latest_blockhash(arguments.level)
+            value["replacementBlockhash"] = {
+                "blockhash": str(Pubkey.from_bytes(blockhash)),
+                "lastValidBlockHeight": last,
+            }
+        return self.with_context(arguments.level, value)
+
+    def _simulated_accounts(self, done: Simulated, wanted: Any) -> Any:
+        match wanted:
+            case None:
+                return None
+            case {"addresses": list(texts), **rest}:  # pyright: ignore[reportUnknownVariableType]
+                return [
+                    self.account_json(
+                        done.accounts.get(address) or self._ledger.account(address),
+                        str(rest.get("encoding", "base64")),
+                    )
+                    for address in map(read_address, texts)  # pyright: ignore[reportUnknownArgumentType]
+                ]
+            case _:
+                raise RpcFault(INVALID_PARAMS, "Invalid params: accounts")
+
+    def _request_airdrop(self, arguments: Arguments) -> Any:
+        try:
+            signature = self._ledger.airdrop(arguments.address(0), arguments.number(1))
+        except NotTaken as refused:
+            raise RpcFault(INVALID_PARAMS, f"airdrop refused: {refused}") from refused
+        return base58.b58encode(signature).decode("ascii")
+
+    # --- for tests ------------------------------------------------------------------------------
+
+    def _embedded_skip(self, arguments: Arguments) -> Any:
+        self._ledger.skip(arguments.number(0))
+        return self._ledger.tick()
+
+    def _embedded_faults(self, arguments: Arguments) -> Any:
+        for name, value in arguments.options.items():
+            if name not in ("drop", "expire_blockhashes", "clock_drift_s"):
+                raise RpcFault(INVALID_PARAMS, f"Invalid params: no such fault {name!r}")
+            setattr(self._ledger.faults, name, int(value))
+        return None
+
+    def _embedded_set_account(self, arguments: Arguments) -> Any:
+        try:
+            account = unpack_account(base64.b64decode(arguments.text(1), validate=True))
+        except (ValueError, binascii.Error) as exc:
+            raise RpcFault(INVALID_PARAMS, f"Invalid params: {exc}") from exc
+        self._ledger.set_account(arguments.address(0), account)
+        return None
+
+
+def _memcmp_bytes(wanted: Any, named: Any) -> bytes:
+    try:
+        if isinstance(wanted, list):
+            return bytes(wanted)  # pyright: ignore[reportUnknownArgumentType]
+        if named == "base64":
+            return base64.b64decode(wanted, validate=True)
+        return base58.b58decode(wanted)
+    except (ValueError, TypeError, binascii.Error):
+        raise RpcFault(INVALID_PARAMS, "Invalid params: memcmp bytes") from None

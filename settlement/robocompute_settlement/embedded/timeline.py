@@ -1,0 +1,65 @@
+"""Slots, blockhashes and the chain's clock, as functions of real time: nothing here is stored."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+SLOT_MS: Final = 400
+"""Milliseconds a slot lasts, as on the public clusters."""
+BLOCKHASH_SLOTS: Final = 150
+"""A transaction may name a blockhash this many slots old, as on the public clusters."""
+FINALITY_SLOTS: Final = 32
+"""Slots until a block is final where the genesis file does not say otherwise."""
+SLOTS_PER_EPOCH: Final = 432_000
+"""Slots in an epoch, as on the public clusters."""
+
+_BLOCKHASH_DOMAIN: Final = b"robocompute/embedded/blockhash/1"
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Which slot a moment belongs to, and which blockhashes are still good in it.
+
+    Slots follow the wall clock from the moment the chain was founded, so a chain that was down
+    for a minute comes back 150 slots later, with its old blockhashes expired, as a network would.
+    A wall clock that steps back leaves the slot where it was until real time has caught up.
+    """
+
+    founded_ms: int
+    seed: bytes
+    _slot: int = 0
+    _recent: OrderedDict[bytes, int] = field(default_factory=OrderedDict[bytes, int])
+
+    def advance(self, now_ms: int) -> int:
+        """Move to the slot of ``now_ms`` and return it. Never goes back."""
+        self.advance_to((now_ms - self.founded_ms) // SLOT_MS)
+        return self._slot
+
+    def advance_to(self, slot: int) -> None:
+        """Move to ``slot`` at least."""
+        first = 0 if not self._recent else max(self._slot + 1, slot - BLOCKHASH_SLOTS)
+        self._slot = max(slot, self._slot)
+        for each in range(max(first, self._slot - BLOCKHASH_SLOTS), self._slot + 1):
+            self._recent[self.blockhash(each)] = each
+        while len(self._recent) > BLOCKHASH_SLOTS + 1:
+            self._recent.popitem(last=False)
+
+    @property
+    def slot(self) -> int:
+        return self._slot
+
+    def blockhash(self, slot: int) -> bytes:
+        """The 32-byte hash of the block in ``slot``."""
+        return sha256(_BLOCKHASH_DOMAIN + self.seed + slot.to_bytes(8, "little")).digest()
+
+    def is_recent(self, blockhash: bytes) -> bool:
+        """Whether a transaction may still name this blockhash."""
+        named = self._recent.get(blockhash)
+        return named is not None and self._slot - named <= BLOCKHASH_SLOTS
+
+    def time_s(self, slot: int) -> int:
+        """The Unix time the chain gives ``slot``, in seconds."""
+        return (self.founded_ms + slot * SLOT_MS) // 1000

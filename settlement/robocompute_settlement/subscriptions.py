@@ -1,0 +1,195 @@
+"""Wake-up calls from the chain's websocket: something changed, go and read it.
+
+A wake-up carries no data and may be missed: every waiter also polls, seldom while the websocket
+is up and often while it is down. So a lost connection costs time, never a fact.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import msgspec
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    DisconnectionTimeout,
+    HandshakeError,
+    WebSocketConnection,
+    open_websocket_url,
+)
+
+from robocompute_protocol.identifiers import to_base58
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+RECONNECT_FIRST_S: Final = 0.5
+RECONNECT_MOST_S: Final = 15.0
+"""Pauses between attempts double from the first to the most."""
+CONNECT_TIMEOUT_S: Final = 10.0
+PING_S: Final = 30.0
+"""A connection that does not answer a ping in this time is given up."""
+POLL_CONNECTED_S: Final = 2.0
+POLL_ALONE_S: Final = 0.25
+"""Polling with and without a websocket."""
+
+
+@dataclass(eq=False, slots=True)
+class Watch:
+    """One account or signature somebody waits for."""
+
+    method: str
+    params: tuple[Any, ...]
+    subscriptions: Subscriptions
+    remote: int | None = None
+    """The subscription's number on the present connection."""
+    _event: trio.Event = field(default_factory=trio.Event)
+
+    def wake(self) -> None:
+        """Let the waiter look again."""
+        self._event.set()
+
+    async def changed(self) -> None:
+        """Return at the next wake-up, or when it is time to poll."""
+        pause = POLL_CONNECTED_S if self.remote is not None else POLL_ALONE_S
+        with trio.move_on_after(pause):
+            await self._event.wait()
+        self._event = trio.Event()
+
+
+class Subscriptions:
+    """The websocket of one endpoint. Works without ``run``, by polling alone."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._numbers = itertools.count(1)
+        self._watches: set[Watch] = set()
+        self._pending: dict[int, Watch] = {}
+        self._socket: WebSocketConnection | None = None
+        self._outbox: trio.MemorySendChannel[bytes] | None = None
+
+    @contextmanager
+    def account(self, address: bytes) -> Iterator[Watch]:
+        """Watch an account, until the block ends."""
+        options = {"encoding": "base64", "commitment": "confirmed"}
+        with self._watch("accountSubscribe", (to_base58(address), options)) as watch:
+            yield watch
+
+    @contextmanager
+    def signature(self, signature: str) -> Iterator[Watch]:
+        """Watch a transaction, until the block ends."""
+        with self._watch("signatureSubscribe", (signature, {"commitment": "confirmed"})) as watch:
+            yield watch
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Keep the websocket up, reconnecting, until cancelled."""
+        task_status.started()
+        pause = RECONNECT_FIRST_S
+        while True:
+            if self._url is None:
+                await trio.sleep_forever()
+            try:
+                async with open_websocket_url(
+                    self._url, connect_timeout=CONNECT_TIMEOUT_S, disconnect_timeout=1.0
+                ) as socket:
+                    pause = RECONNECT_FIRST_S
+                    await self._serve(socket)
+            except* (HandshakeError, ConnectionClosed, DisconnectionTimeout, OSError) as group:
+                log.warning("no websocket to %s, will retry: %r", self._url, group.exceptions[0])
+            await trio.sleep(pause)
+            pause = min(pause * 2, RECONNECT_MOST_S)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _watch(self, method: str, params: tuple[Any, ...]) -> Iterator[Watch]:
+        watch = Watch(method, params, self)
+        self._watches.add(watch)
+        self._subscribe(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.discard(watch)
+            if watch.remote is not None:
+                name = watch.method.replace("Subscribe", "Unsubscribe")
+                self._request(name, (watch.remote,))
+
+    async def _serve(self, socket: WebSocketConnection) -> None:
+        send, receive = trio.open_memory_channel[bytes](1024)
+        self._outbox = send
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_write, socket, receive)
+                nursery.start_soon(_ping, socket)
+                for watch in tuple(self._watches):
+                    self._subscribe(watch)
+                while True:
+                    self._received(await socket.get_message())
+        finally:
+            self._outbox = None
+            self._pending.clear()
+            for watch in self._watches:
+                watch.remote = None
+                watch.wake()
+
+    def _subscribe(self, watch: Watch) -> None:
+        number = self._request(watch.method, watch.params)
+        if number is not None:
+            self._pending[number] = watch
+
+    def _request(self, method: str, params: tuple[Any, ...]) -> int | None:
+        if self._outbox is None:
+            return None
+        number = next(self._numbers)
+        body = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+        try:
+            self._outbox.send_nowait(msgspec.json.encode(body))
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
+        return number
+
+    def _received(self, message: str | bytes) -> None:
+        try:
+            decoded: Any = msgspec.json.decode(message)
+        except msgspec.DecodeError:
+            return
+        match decoded:
+            case {"params": {"subscription": int(remote)}}:
+                for watch in self._watches:
+                    if watch.remote == remote:
+                        watch.wake()
+            case {"id": int(number), "result": int(remote)} if number in self._pending:
+                watch = self._pending.pop(number)
+                watch.remote = remote
+                if watch not in self._watches:
+                    name = watch.method.replace("Subscribe", "Unsubscribe")
+                    self._request(name, (remote,))
+                # What happened before the subscription began is found by looking once more.
+                watch.wake()
+            case {"id": int(number)}:
+                self._pending.pop(number, None)
+            case _:
+                return
+
+
+async def _write(socket: WebSocketConnection, receive: trio.MemoryReceiveChannel[bytes]) -> None:
+    async for message in receive:
+        await socket.send_message(message.decode())
+
+
+async def _ping(socket: WebSocketConnection) -> None:
+    while True:
+        await trio.sleep(PING_S)
+        try:
+            with trio.fail_after(PING_S):
+                await socket.ping()
+        except trio.TooSlowError:
+            await socket.aclose(1002, "no pong")
