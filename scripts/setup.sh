@@ -54,7 +54,7 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     # A fresh machine has no package lists, an old one has stale ones: update in both cases.
     apt-get update -qq </dev/null
-    $command -qq </dev/null
+    $command -qq -o Dpkg::Use-Pty=0 </dev/null >/dev/null
 }
 
 # Print the lock's entries for the named packages, with their hashes.
