@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robocompute_node.config import NodeConfig, config_text, load_config, parse_config
+from robocompute_node.config import CONFIG_NAME, NodeConfig, config_text, load_config, parse_config
 from robocompute_node.keys import KeyFile, load_key, make_api_key, make_key, write_secret
 from robocompute_protocol.errors import ConfigError
 
@@ -35,16 +34,16 @@ def found_node(data_dir: Path, document: Mapping[str, Mapping[str, object]]) -> 
         ConfigError: ``document`` is no configuration, or a file that is there cannot be used.
     """
     made: list[Path] = []
-    config = parse_config(document, data_dir=data_dir, source="the new node")
+    text = settings_text(document, data_dir=data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as exc:
         raise ConfigError(
             f"{data_dir} cannot be made ({exc.strerror}): choose another with --data"
         ) from exc
-    if not config.path.exists():
-        write_secret(config.path, settings_text(config, document).encode())
-        made.append(config.path)
+    if not (data_dir / CONFIG_NAME).exists():
+        write_secret(data_dir / CONFIG_NAME, text.encode())
+        made.append(data_dir / CONFIG_NAME)
     config = load_config(data_dir)
     keys: list[KeyFile] = []
     for path in (config.node_key_path, config.wallet_path):
@@ -59,12 +58,15 @@ def found_node(data_dir: Path, document: Mapping[str, Mapping[str, object]]) -> 
     return Founded(config=config, node_key=keys[0], wallet=keys[1], made=tuple(made))
 
 
-def settings_text(config: NodeConfig, document: Mapping[str, Mapping[str, object]]) -> str:
-    """Return the commented config.toml in which the keys of ``document`` are set as in ``config``."""
+def settings_text(document: Mapping[str, Mapping[str, object]], *, data_dir: Path) -> str:
+    """Return the commented config.toml that says what ``document`` says, as TOML values.
+
+    Raises:
+        ConfigError: ``document`` is no configuration.
+    """
+    config = parse_config(document, data_dir=data_dir, source="the new node")
     values = {
         section: {key: getattr(getattr(config, section), key) for key in table}
         for section, table in document.items()
     }
-    text = config_text(values)
-    assert parse_config(tomllib.loads(text), data_dir=config.data_dir, source="") == config
-    return text
+    return config_text(values)

@@ -47,8 +47,8 @@ def init_command(
     What is there already is kept as it is: keys are never overwritten, so running this again only
     adds what is missing.
     """
-    from robocompute_node.founding import found_node  # noqa: PLC0415
-    from robocompute_protocol.identifiers import to_base58  # noqa: PLC0415
+    from robocompute_node.founding import found_node
+    from robocompute_protocol.identifiers import to_base58
 
     chain = {"rpc_url": rpc_url, "ws_url": ws_url, "program_id": program_id, "mint": mint}
     document: dict[str, dict[str, object]] = {

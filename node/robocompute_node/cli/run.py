@@ -25,10 +25,10 @@ def run_command(data: Path, log_level: str, log_json: bool) -> None:
 
     A second Ctrl-C ends it at once; nothing that was promised is lost, for it is on disk.
     """
-    import trio  # noqa: PLC0415
+    import trio
 
-    from robocompute_node.config import load_config  # noqa: PLC0415
-    from robocompute_node.logs import log_to_stderr  # noqa: PLC0415
+    from robocompute_node.config import load_config
+    from robocompute_node.logs import log_to_stderr
 
     config = load_config(data)
     log_to_stderr(log_level, as_json=log_json)
@@ -36,10 +36,10 @@ def run_command(data: Path, log_level: str, log_json: bool) -> None:
 
 
 async def _run(config: NodeConfig) -> None:
-    import trio  # noqa: PLC0415
+    import trio
 
-    from robocompute_node.chain_probe import require_chain  # noqa: PLC0415
-    from robocompute_node.daemon import run_node  # noqa: PLC0415
+    from robocompute_node.chain_probe import require_chain
+    from robocompute_node.daemon import run_node
 
     await require_chain(config)
     async with trio.open_nursery() as nursery:
@@ -47,14 +47,12 @@ async def _run(config: NodeConfig) -> None:
         await nursery.start(run_node, config)
 
 
-async def _stop_on_signal(
-    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
-) -> None:
+async def _stop_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
     """Cancel ``scope`` at the first signal; the next one finds Python's own handlers again."""
-    import logging  # noqa: PLC0415
-    import signal  # noqa: PLC0415
+    import logging
+    import signal
 
-    import trio  # noqa: PLC0415
+    import trio
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def _client(data: Path) -> RestClient:
-    from robocompute_node.config import load_config  # noqa: PLC0415
-    from robocompute_node.rest_client import RestClient  # noqa: PLC0415
+    from robocompute_node.config import load_config
+    from robocompute_node.rest_client import RestClient
 
     return RestClient.of(load_config(data))
 
@@ -60,7 +60,9 @@ def offers_command(data: Path, as_json: bool) -> None:
     elif offers:
         _say_offers(offers)
     else:
-        say("No offers yet: the node has met no provider. `robocompute-node status` shows its peers.")
+        say(
+            "No offers yet: the node has met no provider. `robocompute-node status` shows its peers."
+        )
 
 
 def _say_offers(offers: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from robocompute_node.config import Role  # noqa: TC001  msgspec reads it
+from robocompute_node.config import Role
 from robocompute_protocol.errors import ConfigError
 from robocompute_protocol.money import parse_amount
 

@@ -1,0 +1,179 @@
+"""What a node needs of its machine: what is there, what is missing, and how to get it.
+
+Nothing is changed by looking.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from robocompute_node.chain_probe import require_chain
+from robocompute_node.config import load_config
+from robocompute_node.keys import load_api_key, load_key
+from robocompute_node.ports import holder_of
+from robocompute_protocol.errors import RoboComputeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robocompute_node.config import NodeConfig
+
+PATIENCE_S: Final = 10.0
+"""A sandbox starts in about 30 ms."""
+
+
+class Verdict(StrEnum):
+    """What a finding means for the node."""
+
+    GOOD = "good"
+    MISSING = "missing"
+    """Something the node's roles need: it will not work."""
+    LESS = "less"
+    """It works without, but not as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Verdict
+    text: str
+    """What was found and, if it is not good, what to do."""
+
+
+async def diagnose(data_dir: Path) -> list[Finding]:
+    """Look at everything a node in ``data_dir`` depends on."""
+    try:
+        config = load_config(data_dir)
+    except RoboComputeError as exc:
+        return [_missing("settings", str(exc)), *_sandbox_findings(needed=False)]
+    findings = [_good("settings", f"{config.path}: {', '.join(config.node.roles)}")]
+    findings += [
+        _checked("node key", lambda: load_key(config.node_key_path) and config.node_key_path),
+        _checked("wallet", lambda: load_key(config.wallet_path) and config.wallet_path),
+        _checked("API key", lambda: load_api_key(config.api_key_path) and config.api_key_path),
+        _api_port(config),
+        await _chain(config),
+    ]
+    return findings + _sandbox_findings(needed=config.is_provider)
+
+
+def _good(what: str, text: str) -> Finding:
+    return Finding(what=what, verdict=Verdict.GOOD, text=text)
+
+
+def _missing(what: str, text: str) -> Finding:
+    return Finding(what=what, verdict=Verdict.MISSING, text=text)
+
+
+def _checked(what: str, look: Callable[[], object]) -> Finding:
+    try:
+        return _good(what, str(look()))
+    except RoboComputeError as exc:
+        return _missing(what, str(exc))
+
+
+def _api_port(config: NodeConfig) -> Finding:
+    port = config.api.port
+    holder = holder_of(port) if port else ""
+    if config.api_address_path.exists():
+        return _good("REST port", f"{port}: the node is running{holder and ','}{holder}")
+    if holder:
+        text = f"{port} is taken{holder}: stop that program, or set port in [api] of {config.path}"
+        return _missing("REST port", text)
+    return _good("REST port", f"{port or 'a free one'} on {config.api.host}")
+
+
+async def _chain(config: NodeConfig) -> Finding:
+    try:
+        genesis = await require_chain(config)
+    except RoboComputeError as exc:
+        return _missing("chain", str(exc))
+    return _good("chain", f"{config.chain.rpc_url}, genesis {genesis}")
+
+
+def _sandbox_findings(*, needed: bool) -> list[Finding]:
+    """What running jobs takes; a client can do without all of it."""
+    bad = Verdict.MISSING if needed else Verdict.LESS
+    bwrap = shutil.which("bwrap")
+    findings: list[Finding] = []
+    if bwrap is None:
+        text = "not installed: `apt-get install bubblewrap` (only providers need it)"
+        findings.append(Finding(what="bubblewrap", verdict=bad, text=text))
+    else:
+        findings.append(_try_sandbox(bwrap, bad))
+    uv = Path(sysconfig.get_path("scripts"), "uv")
+    found = str(uv) if uv.exists() else shutil.which("uv")
+    if found is None:
+        text = "not installed, so jobs with requirements are refused: `pip install uv`"
+        findings.append(Finding(what="uv", verdict=bad, text=text))
+    else:
+        findings.append(_good("uv", found))
+    findings.append(_cgroups())
+    return findings
+
+
+def _try_sandbox(bwrap: str, bad: Verdict) -> Finding:
+    """Run ``true`` in the namespaces that jobs get."""
+    command = [bwrap, "--unshare-all", "--uid", "1000", "--ro-bind", "/", "/", "true"]
+    try:
+        tried = subprocess.run(  # noqa: S603  our own words, and bwrap's path
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env={}
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return Finding(what="bubblewrap", verdict=bad, text=f"{bwrap} cannot be run: {exc}")
+    if tried.returncode == 0:
+        return _good("bubblewrap", f"{bwrap} makes user, pid and network namespaces")
+    said = " ".join(tried.stderr.split()) or f"exit status {tried.returncode}"
+    text = f"no sandbox can be made ({said}): {_namespace_advice()}"
+    return Finding(what="bubblewrap", verdict=bad, text=text)
+
+
+def _namespace_advice() -> str:
+    for setting, wanted in (
+        ("kernel/unprivileged_userns_clone", "1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "0"),
+    ):
+        path = Path("/proc/sys") / setting
+        try:
+            if path.read_text().strip() != wanted:
+                return f"`sysctl -w {setting.replace('/', '.')}={wanted}`"
+        except OSError:
+            continue
+    return "in a container, start it with --security-opt seccomp=unconfined, or as privileged"
+
+
+def _cgroups() -> Finding:
+    """Whether limits are exact, or watched at intervals."""
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
+        folder = Path("/sys/fs/cgroup" + own)
+        if os.access(folder, os.W_OK):
+            return _good("cgroups", f"v2, {folder} is ours")
+        advice = "`systemd-run --user --scope -p Delegate=yes robocompute-node run`"
+        text = f"v2, but {folder} is not ours: limits are polled; exact with {advice}"
+        return Finding(what="cgroups", verdict=Verdict.LESS, text=text)
+    controllers = [
+        name
+        for name in ("memory", "pids", "cpu", "freezer")
+        if os.access(Path("/sys/fs/cgroup") / name, os.W_OK)
+    ]
+    if controllers:
+        return _good("cgroups", f"v1: {', '.join(controllers)}")
+    text = "none to be had: memory and disk are polled, CPU is not capped"
+    return Finding(what="cgroups", verdict=Verdict.LESS, text=text)
+
+
+def diagnose_now(data_dir: Path) -> list[Finding]:
+    """Run ``diagnose`` where no event loop is running."""
+    return trio.run(diagnose, data_dir)
