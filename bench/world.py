@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -15,16 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from peer import free_ports
-
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator
 
 ROOT: Final = Path(__file__).parents[1]
 NODE_COMMAND: Final = str(ROOT / ".venv/bin/robocompute-node")
 UP_LIMIT_S: Final = 120.0
 """Starting a world takes seconds; this long means that it hangs."""
-CLIENT: Final = "client-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,44 +87,29 @@ class World:
     def up(cls) -> Generator[World]:
         """Start the world of localnet.toml in a temporary folder, and stop it at the end."""
         folder = Path(tempfile.mkdtemp(prefix="rc-bench-world-"))
-        plan = folder / "localnet.toml"
-        plan.write_text(_on_free_ports((ROOT / "localnet.toml").read_text()))
-        place = folder / "world"
+        place = ("--dir", str(folder / "world"))
         try:
-            _node("localnet", "up", "--detach", "--config", str(plan), "--dir", str(place))
-            home = place / CLIENT
-            url = json.loads((home / "api.json").read_text())["url"]
-            yield cls(home=home, url=url, api_key=(home / "api_key").read_text().strip())
+            told = json.loads(_localnet("up", *place, "--detach", "--free-ports", "--json"))
+            node = next(node for node in told["nodes"] if "client" in node["roles"])
+            key = Path(node["api_key_file"]).read_text().strip()
+            yield cls(home=Path(node["data"]), url=node["url"], api_key=key)
         finally:
-            _node("localnet", "down", "--dir", str(place))
+            _localnet("down", *place)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _on_free_ports(plan: str) -> str:
-    """Return ``plan`` with every port a free one, and the program named by its whole path."""
-    names = re.findall(r"^\w+_port\b", plan, flags=re.MULTILINE)
-    ports = iter(free_ports(len(names)))
-    plan = re.sub(
-        r"^(\w+_port)\s*=\s*\d+", lambda m: f"{m[1]} = {next(ports)}", plan, flags=re.MULTILINE
-    )
-    return re.sub(
-        r'^binary\s*=\s*"([^"]*)"',
-        lambda m: f"binary = {json.dumps(str(ROOT / m[1]))}",
-        plan,
-        flags=re.MULTILINE,
-    )
-
-
-def _node(*arguments: str, environment: Mapping[str, str] | None = None) -> None:
+def _localnet(*arguments: str) -> str:
+    """Run ``robocompute-node localnet`` and return what it says on standard output."""
     done = subprocess.run(
-        [NODE_COMMAND, *arguments], env=environment, stdin=subprocess.DEVNULL,
+        [NODE_COMMAND, "localnet", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=UP_LIMIT_S, check=False,
     )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(
-            f"robocompute-node {' '.join(arguments)} ended with status {done.returncode}:\n"
+            f"localnet {' '.join(arguments)} ended with status {done.returncode}:\n"
             f"{done.stdout}{done.stderr}"
         )
+    return done.stdout
 
 
 def _ms(iso: str) -> float:
