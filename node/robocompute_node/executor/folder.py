@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from robocompute_node.executor import segments
+from robocompute_node.executor import processes, segments
 from robocompute_node.executor.cgroups import Group
 from robocompute_node.executor.port import JobExit
 from robocompute_node.executor.spec import (
@@ -26,6 +26,7 @@ from robocompute_node.executor.spec import (
     LOG,
     SPEC,
     STATE,
+    boot_id,
     write_durably,
 )
 from robocompute_node.executor.watch import FolderWatch
@@ -115,8 +116,7 @@ class JobFolder:
         found = self.read_exit()
         if found is not None:
             return found
-        state = self.state()
-        Group(dict(state.get("groups", {}))).remove()
+        self._sweep()
         records, digest = _chain_on_disk(self.log)
         exit_ = JobExit(
             exit_code=None,
@@ -183,7 +183,20 @@ class JobFolder:
             if self.supervised() and (pid := self.state().get("supervisor")):
                 os.kill(pid, signal.SIGKILL)
         await self.wait_until_unsupervised()
-        Group(dict(self.state().get("groups", {}))).remove()
+        if self.read_exit() is None:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """End what a dead supervisor left: its cgroup, and bubblewrap if it had only just begun.
+
+        bubblewrap dies with its supervisor, but for a moment at its start when it cannot yet.
+        """
+        state = self.state()
+        if state.get("boot") != boot_id():
+            return
+        Group(dict(state["groups"])).remove()
+        if state["bwrap"]:
+            processes.signal_all(processes.session(state["bwrap"]), signal.SIGKILL)
 
     def delete(self) -> None:
         """Delete the folder, whatever modes the job gave its own folders."""

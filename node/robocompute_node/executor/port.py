@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import RoboComputeError
-from robocompute_protocol.identifiers import Digest
-from robocompute_protocol.messages import Appended, Manifest, Output, TaskSpec, Usage
-from robocompute_protocol.money import Millis
+
+if TYPE_CHECKING:
+    from robocompute_protocol.causes import Cause
+    from robocompute_protocol.identifiers import Digest
+    from robocompute_protocol.messages import Appended, Manifest, Output, TaskSpec, Usage
+    from robocompute_protocol.money import Millis
 
 
 class PrepareFailed(RoboComputeError):

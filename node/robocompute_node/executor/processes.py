@@ -30,6 +30,12 @@ def tree(root: int | None) -> list[int]:
     return found
 
 
+def session(leader: int) -> list[int]:
+    """Return the processes of a session."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if (fields := _stat(pid)) and int(fields[3]) == leader]
+
+
 def _stat(pid: int) -> list[str]:
     """Return the fields of /proc/<pid>/stat from the state on; none when it is gone."""
     try:

@@ -127,6 +127,12 @@ class Spec:
         return cls(binds=binds, limits=Limits(**fields.pop("limits")), **fields)
 
 
+def boot_id() -> str:
+    """Return what tells one boot of this machine from another: process ids mean nothing beyond."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
 def write_durably(path: str, text: str, *, sync: bool = True) -> None:
     """Replace a file at once; with ``sync`` the new text survives a power cut when this returns."""
     partial = path + ".tmp"

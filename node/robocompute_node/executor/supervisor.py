@@ -30,6 +30,7 @@ from robocompute_node.executor.spec import (
     SPEC,
     STATE,
     Spec,
+    boot_id,
     write_durably,
 )
 
@@ -167,6 +168,7 @@ class Supervisor:
             status=status_in,
             started=started_in,
         )
+        self._write_state()
         for fd in (out_in, err_in, status_in, started_in):
             os.close(fd)
         for stream, fd in ((STDOUT, out), (STDERR, err)):
@@ -452,13 +454,11 @@ class Supervisor:
         }
 
     def _write_state(self) -> None:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
         state = {
             "supervisor": os.getpid(),
             "bwrap": self._bwrap,
             "init": self._init,
-            "boot": boot,
+            "boot": boot_id(),
             "groups": self._group.folders,
             "enforced": sorted(self._group.limits),
             "started": self._started_at is not None,
