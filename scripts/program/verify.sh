@@ -1,5 +1,5 @@
 #!/bin/bash
-# Prove that the committed program is what the sources give: build afresh and compare digests.
+# Prove that the committed program and IDL are what the sources give: build afresh and compare.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 recorded=$(readlink -f "$here/../../programs/settlement")
@@ -14,6 +14,15 @@ if [ "$want" != "$committed" ] || [ "$want" != "$rebuilt" ]; then
   echo "  recorded  $want" >&2
   echo "  committed $committed" >&2
   echo "  rebuilt   $rebuilt" >&2
+  exit 1
+fi
+(
+  cd "$recorded"
+  CARGO_TARGET_DIR=$scratch/target cargo run -q --locked --features idl --bin settlement-idl \
+    --manifest-path interface/Cargo.toml
+) >"$scratch/settlement.json"
+if ! cmp -s "$scratch/settlement.json" "$recorded/idl/settlement.json"; then
+  echo "idl/settlement.json is not what the interface crate says: run scripts/program/build.sh" >&2
   exit 1
 fi
 echo "settlement.so $want is what the sources give"

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+from settlement_world import World
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+
+def test_every_setting_is_replaced(world: World) -> None:
+    treasury = Pubkey.new_unique()
+    before = world.read_config()
+    call = world.update_config(
+        treasury=treasury, slot_stake=1, unbond_s=2, min_challenge_s=3, fee_bps=4, slash_bps=5,
+        paused=True,
+    )  # fmt: skip
+    result = world.ok(call, signers=(world.admin,))
+    config = world.read_config()
+    assert config.treasury == treasury
+    assert (config.slot_stake, config.unbond_s, config.min_challenge_s) == (1, 2, 3)
+    assert (config.fee_bps, config.slash_bps, config.paused) == (4, 5, 1)
+    assert (config.admin, config.mints, config.domain) == (
+        before.admin,
+        before.mints,
+        before.domain,
+    )
+    assert world.events(result)[0][1]["paused"] is True
+
+
+def test_nobody_but_the_admin_may(world: World) -> None:
+    thief = Keypair()
+    accounts = {"admin": thief.pubkey(), "config": world.config}
+    arguments = world.init_arguments() | {"paused": False}
+    del arguments["genesis_hash"], arguments["admin"]
+    call = world.instruction("update_config", accounts, **arguments)
+    assert world.refusal(call, signers=(thief,)) == "NotAuthorized"
+    accounts["admin"] = world.admin.pubkey()
+    call = world.instruction("update_config", accounts, unsigned=("admin",), **arguments)
+    assert world.refusal(call) == "MissingSignature"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"fee_bps": 501}, "SettingOutOfRange"),
+        ({"slash_bps": 5_001}, "SettingOutOfRange"),
+        ({"min_challenge_s": 30 * 86_400 + 1}, "SettingOutOfRange"),
+        ({"treasury": bytes(32)}, "ZeroKey"),
+    ],
+)
+def test_the_admin_cannot_pass_the_bounds(
+    world: World, changes: dict[str, object], error: str
+) -> None:
+    assert world.refusal(world.update_config(**changes), signers=(world.admin,)) == error
+
+
+def test_another_account_is_no_config(world: World) -> None:
+    user = world.depositor()
+    accounts = {"admin": world.admin.pubkey(), "config": world.balance_address(user.address)}
+    arguments = world.init_arguments() | {"paused": False}
+    del arguments["genesis_hash"], arguments["admin"]
+    call = world.instruction("update_config", accounts, **arguments)
+    assert world.refusal(call, signers=(world.admin,)) == "WrongAccountKind"
+
+
+def test_a_copy_of_config_owned_by_somebody_else_is_refused(world: World) -> None:
+    data = world.data(world.config)
+    assert data is not None
+    copy = Pubkey.new_unique()
+    world.put(copy, data, Pubkey.new_unique())
+    accounts = {"admin": world.admin.pubkey(), "config": copy}
+    arguments = world.init_arguments() | {"paused": False}
+    del arguments["genesis_hash"], arguments["admin"]
+    call = world.instruction("update_config", accounts, **arguments)
+    assert world.refusal(call, signers=(world.admin,)) == "ForeignAccount"
