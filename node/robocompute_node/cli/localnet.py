@@ -11,6 +11,9 @@ from robocompute_node.cli.options import json_option
 from robocompute_node.cli.output import say, say_json, say_progress, say_table
 
 if TYPE_CHECKING:
+    import trio
+
+    from robocompute_node.localnet.processes import Started
     from robocompute_node.localnet.world import Record, World
 
 dir_option = click.option(
@@ -62,18 +65,11 @@ async def _up(world: World, config: Path, free_ports: bool, detach: bool, as_jso
     if detach:
         return 0
     say_progress("Ctrl-C ends the world; it is kept, and `localnet up` wakes it again.")
-    gone = ""
+    gone: list[str] = []
     async with trio.open_nursery() as nursery:
+        for process in record.processes:
+            nursery.start_soon(_note_end, process, gone, nursery.cancel_scope)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-
-            async def watch() -> None:
-                nonlocal gone
-                while len(record.running()) == len(record.processes):
-                    await trio.sleep(0.5)
-                gone = ", ".join(p.name for p in record.processes if not p.running())
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(watch)
             async for _ in signals:
                 nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
@@ -81,10 +77,17 @@ async def _up(world: World, config: Path, free_ports: bool, detach: bool, as_jso
     if gone:
         from robocompute_node.localnet.world import WorldFailed
 
-        raise WorldFailed(
-            f"{gone} ended by itself, so the world was stopped: see {world.folder}/log"
-        )
+        raise WorldFailed(f"{gone[0]}, so the world was stopped")
     return 0
+
+
+async def _note_end(process: Started, gone: list[str], scope: trio.CancelScope) -> None:
+    """Wait for the end of ``process``, which nobody here asked for."""
+    from robocompute_node.localnet.processes import ended
+
+    await ended(process)
+    gone.append(f"{process.name} ended by itself: {process.last_line()} ({process.log})")
+    scope.cancel()
 
 
 @localnet_command.command("down")

@@ -26,6 +26,22 @@ data_option = click.option(
     callback=_expand,
     help="The node's data folder.",
 )
+
+
+def _expand_or_inherit(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Path | None:
+    return context.find_object(Path) if value is None else _expand(context, parameter, value)
+
+
+inner_data_option = click.option(
+    "--data",
+    metavar="DIR",
+    default=None,
+    callback=_expand_or_inherit,
+    help="The node's data folder; may also stand before the subcommand.",
+)
+"""For commands of a group that has ``data_option`` and keeps its value as the context's object."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 log_level_option = click.option(
     "--log-level",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -89,6 +91,20 @@ def stop(process: Started, *, patience_s: float = STOP_S) -> bool:
         return True
     else:
         return ended
+    finally:
+        os.close(handle)
+        reap(process)
+
+
+async def ended(process: Started) -> None:
+    """Return when ``process`` is gone."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if process.running():
+            await trio.lowlevel.wait_readable(handle)
     finally:
         os.close(handle)
         reap(process)

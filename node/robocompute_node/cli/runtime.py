@@ -1,0 +1,96 @@
+"""``runtime``: what jobs find installed on this provider before they ask for anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from robocompute_node.cli.options import data_option, inner_data_option, json_option
+from robocompute_node.cli.output import say, say_json, say_progress, say_table
+from robocompute_protocol.errors import RoboComputeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from robocompute_node.executor.environments import Environments
+
+
+class RuntimeNotChanged(RoboComputeError):
+    """The packages could not be installed; the runtime is as it was."""
+
+    code = "runtime_not_changed"
+
+
+@click.group("runtime")
+@data_option
+@click.pass_context
+def runtime_command(context: click.Context, data: Path) -> None:
+    """The base runtime: packages that every job on this provider finds."""
+    context.obj = data
+
+
+@runtime_command.command("add")
+@click.argument("packages", nargs=-1, required=True, metavar="PACKAGE…")
+@inner_data_option
+@json_option
+def add(data: Path, packages: tuple[str, ...], as_json: bool) -> None:
+    """Install packages for all jobs, such as torch. Jobs that run now see them appear."""
+    import trio
+
+    from robocompute_node.executor.environments import BuildFailed
+
+    environments = _environments(data)
+
+    async def progress(_stage: str, text: str) -> None:
+        say_progress(text)
+
+    try:
+        trio.run(environments.add_to_base, packages, progress)
+    except BuildFailed as exc:
+        raise RuntimeNotChanged(
+            f"{', '.join(packages)} could not be installed: {str(exc).splitlines()[-1]}"
+        ) from exc
+    _say_packages(environments, as_json=as_json)
+
+
+@runtime_command.command("list")
+@inner_data_option
+@json_option
+def listing(data: Path, as_json: bool) -> None:
+    """Show what is installed for all jobs."""
+    environments = _environments(data)
+    environments.base.ensure()
+    _say_packages(environments, as_json=as_json)
+
+
+def _environments(data: Path) -> Environments:
+    import os
+    import shutil
+    from pathlib import Path
+
+    from robocompute_node.config import load_config
+    from robocompute_node.executor.environments import Environments
+    from robocompute_node.executor.runtime import BaseRuntime, Interpreter
+    from robocompute_node.executor.spawn import Spawner
+
+    config = load_config(data)
+    config.runtimes_dir.mkdir(exist_ok=True)
+    return Environments(
+        root=config.envs_dir,
+        base=BaseRuntime(config.runtimes_dir / "base", Interpreter.of_this_process()),
+        bwrap=shutil.which("bwrap") or "/usr/bin/bwrap",
+        spawner=Spawner(),
+        environment=os.environ,
+        home=Path.home(),
+    )
+
+
+def _say_packages(environments: Environments, *, as_json: bool) -> None:
+    base = environments.base
+    packages = dict(sorted(base.packages().items()))
+    if as_json:
+        say_json({"offered": list(base.offered()), "packages": packages})
+        return
+    say(f"Offered: {', '.join(base.offered())}")
+    say_table([[name, version] for name, version in packages.items()])
