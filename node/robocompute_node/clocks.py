@@ -17,7 +17,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._epoch_ms = time.time_ns() // 1_000_000  # noqa: TID251 - the shell's clock
+        self._epoch_ms = time.time_ns() // 1_000_000
         self._started = trio.current_time()
 
     def now_ms(self) -> Millis:

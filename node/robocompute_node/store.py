@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,9 @@ def decode_record(table: Table[T], raw: bytes) -> T:
     try:
         return msgspec.msgpack.decode(raw, type=table.record)
     except msgspec.MsgspecError as exc:
-        raise StoreError(f"the store's table {table.name} has an unreadable record: {exc}") from exc
+        raise StoreError(
+            f"the store's table {table.name} has an unreadable record: {exc}"
+        ) from exc
 
 
 class Store:
@@ -115,13 +117,13 @@ class Store:
             self.handle(table.name)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self) -> Generator[Transaction]:
         """All of it is durable afterwards, or none of it happened."""
         with self._env.begin(write=True) as raw:
             yield Transaction(self, raw)
 
     @contextmanager
-    def view(self) -> Iterator[Transaction]:
+    def view(self) -> Generator[Transaction]:
         """A consistent snapshot, read only."""
         with self._env.begin() as raw:
             yield Transaction(self, raw)

@@ -42,6 +42,7 @@ Quota = Callable[[NodeKey, int], bool]
 
 
 def in_rounds(chunks: tuple[Digest, ...]) -> Iterator[tuple[Digest, ...]]:
+    """Yield ``chunks`` in rounds of at most ``ROUND_CHUNKS``."""
     for start in range(0, len(chunks), ROUND_CHUNKS):
         yield chunks[start : start + ROUND_CHUNKS]
 
@@ -123,8 +124,13 @@ class BlobExchange:
                 raise PeerGone("the peer no longer has a chunk that it announced")
             if not isinstance(message, ChunkPart) or message.chunk != chunk:
                 raise RemoteProtocolError("a part of another chunk than the one that is due")
-            if message.offset != len(data) or len(data) + len(message.data) > limits.MAX_CHUNK_BYTES:
-                raise RemoteProtocolError("a chunk's parts do not follow each other, or are too many")
+            if (
+                message.offset != len(data)
+                or len(data) + len(message.data) > limits.MAX_CHUNK_BYTES
+            ):
+                raise RemoteProtocolError(
+                    "a chunk's parts do not follow each other, or are too many"
+                )
             data += message.data
             if message.last:
                 break

@@ -9,7 +9,6 @@ from robocompute_protocol import codec, limits
 from robocompute_protocol.errors import RemoteProtocolError, RoboComputeError
 from robocompute_protocol.messages import Message, Refused
 
-T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
@@ -28,7 +27,7 @@ async def say(stream: FrameStream, message: Message) -> None:
     await stream.send(codec.encode(message))
 
 
-async def hear(stream: FrameStream, union: type[T] | object, *, timeout_s: float | None) -> T:
+async def hear(stream: FrameStream, union: object, *, timeout_s: float | None) -> Message:
     """Return the next message of ``union``.
 
     Raises:
@@ -38,7 +37,7 @@ async def hear(stream: FrameStream, union: type[T] | object, *, timeout_s: float
     message = await hear_or_end(stream, union, timeout_s=timeout_s)
     if message is None:
         raise PeerGone("the peer ended the stream where an answer was due")
-    return cast("T", message)
+    return message
 
 
 async def hear_or_end(

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+import msgspec
 import trio
 
 from robocompute_node.clocks import Clock
@@ -38,7 +39,7 @@ SEQUENCES: Final = Table("offer-sequences/1", int)
 ANNOUNCE_SECONDS: Final = 60.0
 """Between announcements of an unchanged offer: gossip loses messages, and 30 fit in a TTL."""
 PAGE_OFFERS: Final = 16
-"""Offers on one page of the book: at most 16 × 16 KiB, which is one frame's limit."""
+"""Offers on one page of the book: at most 16 times 16 KiB, which is one frame's limit."""
 MAX_PAGES: Final = 4_096
 """Pages one peer may send: more than the book can hold."""
 PEER_POLL_SECONDS: Final = 0.25
@@ -147,7 +148,7 @@ class Market:
         offer = source(self._next_sequence())
         if offer is None:
             return
-        gone = Offer(**{f: getattr(offer, f) for f in offer.__struct_fields__} | {"ttl_ms": 0})
+        gone = msgspec.structs.replace(offer, ttl_ms=Millis(0))
         signed = sign_message(OFFER, self._key, codec.encode(gone))
         await self._network.publish(TOPIC_OFFERS + gone.resource_class, codec.encode(signed))
 
@@ -189,8 +190,7 @@ class Market:
         entries = [
             entry.signed
             for entry in self.book.everything()
-            if entry.offer.resource_class in wanted
-            and entry.expires_ms > self._clock.now_ms()
+            if entry.offer.resource_class in wanted and entry.expires_ms > self._clock.now_ms()
         ]
         for start in range(0, max(1, len(entries)), PAGE_OFFERS):
             page = tuple(entries[start : start + PAGE_OFFERS])

@@ -11,9 +11,10 @@ import msgspec
 import trio
 
 from robocompute_node.api.port import TaskEvent, TaskNotFound, TaskStatus
+from robocompute_node.api.views import task_json
 from robocompute_node.core.tasks import TaskRecord
 from robocompute_node.events import TaskLog
-from robocompute_node.store import Store, Table
+from robocompute_node.store import Store, Table, Transaction
 
 TASKS: Final = Table("tasks/1", TaskRecord)
 IDEMPOTENCY: Final = Table("task-idempotency/1", str)
@@ -57,11 +58,22 @@ class TaskBook:
 
     def update(self, task_id: str, **changes: Any) -> TaskRecord:
         """Replace fields of the record, durably."""
-        record = msgspec.structs.replace(self.get(task_id), **changes)
         with self._store.transaction() as txn:
-            txn.put(TASKS, task_id.encode(), record)
+            self.put(txn, task_id, **changes)
+        return self._records[task_id]
+
+    def put(self, txn: Transaction, task_id: str, **changes: Any) -> None:
+        """Like ``update``, in the caller's transaction."""
+        record = msgspec.structs.replace(self.get(task_id), **changes)
+        txn.put(TASKS, task_id.encode(), record)
         self._records[task_id] = record
-        return record
+
+    def enter_stage(self, task_id: str, stage: str, detail: str) -> None:
+        """Say where the task is, to whoever follows it; a repeat says nothing."""
+        task = self.get(task_id)
+        if (task.stage, task.stage_detail) != (stage, detail) and not task.ended:
+            self.note(task_id, stage=stage, stage_detail=detail)
+            self.log(task_id).append("stage", {"stage": stage, "detail": detail})
 
     def note(self, task_id: str, **changes: Any) -> TaskRecord:
         """Replace fields that a restart may forget (a stage): in memory only."""
@@ -79,10 +91,12 @@ class TaskBook:
 
     def log(self, task_id: str) -> TaskLog:
         """The task's event log. Raises: TaskNotFound."""
-        self.get(task_id)
+        record = self.get(task_id)
         log = self._logs.get(task_id)
         if log is None:
             log = TaskLog(self._folder / task_id / "events.log")
+            if record.ended and not log.ended:  # stopped between the record and the event
+                log.append("ended", task_json(record.view(cost_so_far=None)))
             self._logs[task_id] = log
             if len(self._logs) > OPEN_LOGS:
                 self._close_one_ended()

@@ -1,0 +1,252 @@
+"""The composition root: makes every service of a node and runs them under one nursery.
+
+Order of the start is the order of dependence: store, chain, network, then what earns and what
+rents, and last the owner's REST server, so that whoever can reach the node finds it whole. The stop
+is the reverse: services first, then an orderly goodbye (offers withdrawn, money settled), then the
+network.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import trio
+
+from robocompute_node.api.server import serve
+from robocompute_node.blobs import FileBlobStore
+from robocompute_node.clocks import Clock
+from robocompute_node.config import NodeConfig
+from robocompute_node.core.channel_policy import ChannelDemand
+from robocompute_node.core.offer_book import OfferBook
+from robocompute_node.executor.bubblewrap import BubblewrapExecutor
+from robocompute_node.inventory import take_inventory
+from robocompute_node.keys import load_key
+from robocompute_node.p2p.host import Libp2pNetwork
+from robocompute_node.services.blob_exchange import BlobExchange
+from robocompute_node.services.channels import ChannelKeeper
+from robocompute_node.services.earnings import Earnings
+from robocompute_node.services.front_desk import FrontDesk
+from robocompute_node.services.job_feed import JobFeed
+from robocompute_node.services.job_runs import JobRuns
+from robocompute_node.services.lettings import Lettings
+from robocompute_node.services.market import Market
+from robocompute_node.services.matchmaking import Matchmaking
+from robocompute_node.services.metrics_inbox import MetricsInbox
+from robocompute_node.services.offering import Standing, offer_of
+from robocompute_node.services.owner_api import OwnerApi, Parts
+from robocompute_node.services.rental_book import RentalBook
+from robocompute_node.services.rentals import Rentals
+from robocompute_node.services.task_book import TaskBook
+from robocompute_node.store import Store
+from robocompute_protocol.errors import ChainError, ConfigError
+from robocompute_protocol.identifiers import Address, NodeKey
+from robocompute_protocol.messages import CLASSES, Offer
+from robocompute_protocol.money import Millis
+from robocompute_protocol.signing import SigningKey
+from robocompute_settlement.solana import SolanaSettlement
+
+log = logging.getLogger(__name__)
+
+GOODBYE_SECONDS: Final = 8.0
+"""An ordered stop withdraws offers and settles what is owed, for at most this long."""
+
+
+async def run_node(
+    config: NodeConfig, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a node until cancelled; started once its REST server answers.
+
+    Raises:
+        ConfigError: keys, settings, ports or sandbox are not as they must be.
+        ChainError: the chain cannot be asked at the start.
+    """
+    key_file = load_key(config.node_key_path)
+    wallet = load_key(config.wallet_path).address
+    store = Store(config.store_dir)
+    try:
+        async with SolanaSettlement(
+            rpc_url=config.chain.rpc_url,
+            ws_url=config.chain.ws_url,
+            program_id=config.chain.program_id,
+            signer_seed=key_file.seed,
+        ) as chain:
+            node = _Node(config, store, chain, SigningKey(key_file.seed), wallet)
+            await node.run(key_file.seed, task_status)
+    finally:
+        store.close()
+
+
+class _Node:
+    """The services of one running node, and how they hang together."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        store: Store,
+        chain: SolanaSettlement,
+        key: SigningKey,
+        wallet: Address,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._chain = chain
+        self._key = key
+        self._wallet = wallet
+        self._clock = Clock()
+        self._blobs = FileBlobStore(config.blobs_dir)
+        self._goodbyes: list[Callable[[], Awaitable[None]]] = []
+        self._offer_source: Callable[[Millis], Offer | None] | None = None
+        self._may_store: Callable[[NodeKey, int], bool] = lambda _peer, _size: False
+        self._provider_status: Callable[[], Mapping[str, object]] = dict[str, object]
+
+    async def run(self, seed: bytes, task_status: trio.TaskStatus[None]) -> None:
+        network = Libp2pNetwork(
+            seed, listen=self._config.p2p.listen, bootstrap=self._config.p2p.bootstrap
+        )
+        async with trio.open_nursery() as ground:
+            below = trio.CancelScope(shield=True)
+            ground.start_soon(self._chain.run)
+            await ground.start(_below, below, network.run)
+            try:
+                async with trio.open_nursery() as services:
+                    await self._start(services, network)
+                    task_status.started()
+            finally:
+                with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_SECONDS):
+                    for goodbye in self._goodbyes:
+                        await goodbye()
+                below.cancel()
+                ground.cancel_scope.cancel()
+
+    async def _start(self, services: trio.Nursery, network: Libp2pNetwork) -> None:
+        config, store, clock = self._config, self._store, self._clock
+        market = Market(network, store, clock, self._key, OfferBook())
+        exchange = BlobExchange(
+            network, self._blobs, may_store=lambda peer, size: self._may_store(peer, size)
+        )
+        exchange.register()
+        if config.is_provider:
+            await self._start_provider(services, network, market)
+        channels = ChannelKeeper(store, self._chain, clock, self._key, self._wallet, config)
+        tasks = TaskBook(store, config.data_dir / "tasks")
+        rentals = Rentals(
+            network,
+            clock,
+            config,
+            self._wallet,
+            tasks,
+            RentalBook(store, clock, self._key, channels),
+            channels,
+            self._blobs,
+            exchange,
+            market,
+            Matchmaking(network, market, clock, self._wallet, config),
+            MetricsInbox(store, config.aspara_dir),
+        )
+        await channels.recover()
+        await services.start(partial(market.run, classes=CLASSES, source=self._offer_source))
+        if config.is_client:
+            await services.start(channels.run)
+        await services.start(rentals.run)
+        api = OwnerApi(
+            Parts(
+                config=config,
+                clock=clock,
+                network=network,
+                blobs=self._blobs,
+                chain=self._chain,
+                market=market,
+                wallet=self._wallet,
+                tasks=tasks,
+                channels=channels,
+                rentals=rentals,
+                provider_status=self._provider_status,
+                version=_version(),
+            )
+        )
+        port = await services.start(serve, api, config)
+        log.info("node up: REST on %s:%s, p2p on %s", config.api.host, port, network.addresses)
+
+    async def _start_provider(
+        self, services: trio.Nursery, network: Libp2pNetwork, market: Market
+    ) -> None:
+        config, clock = self._config, self._clock
+        executor = BubblewrapExecutor(
+            data=config.data_dir, blobs=self._blobs, environment=dict(os.environ)
+        )
+        executors = await executor.probe()
+        if not executors:
+            raise ConfigError(
+                "this machine cannot run jobs: `robocompute-node doctor` says what is missing; "
+                "or take the role provider out of [node] roles"
+            )
+        machine = take_inventory(config.data_dir)
+        program = await self._chain.config()
+        standing = Standing(
+            provider=self._key.node_key,
+            payee=self._wallet,
+            stake=self._chain.stake_address(self._wallet, config.chain.mint),
+            executors=executors,
+            runtimes=executor.runtime.offered(),
+        )
+        make = offer_of(config, machine, standing)
+        self._offer_source = lambda sequence: make(sequence, network.addresses)
+        offer = make(clock.now_ms(), network.addresses)
+        earnings = Earnings(self._store, self._chain, clock, config)
+        uuids = tuple(
+            gpu.uuid for gpu in machine.gpus if gpu.resource_class == offer.resource_class
+        )
+        runs = JobRuns(executor, self._blobs, clock, uuids)
+        lettings = Lettings(
+            self._store, clock, self._key, executor, runs, earnings, slots=offer.slots
+        )
+        desk = FrontDesk(
+            network,
+            self._chain,
+            clock,
+            self._blobs,
+            lettings,
+            earnings,
+            offer,
+            ChannelDemand(
+                min_challenge_s=config.provider.min_challenge_s, max_fee_bps=program.fee_bps
+            ),
+        )
+        self._may_store = desk.may_store
+        self._provider_status = lambda: {**lettings.summary(), "earnings": earnings.summary()}
+        await services.start(earnings.run)
+        await services.start(lettings.run)
+        desk.register()
+        JobFeed(network, executor, lettings, runs).register()
+        source = self._offer_source
+        self._goodbyes += [lambda: market.withdraw(source), lambda: _settle_last(earnings)]
+
+
+async def _below(
+    scope: trio.CancelScope,
+    run: Callable[..., Awaitable[None]],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a service that outlives the others: until ``scope`` is cancelled, whatever is above it."""
+    with scope:
+        await run(task_status=task_status)
+
+
+async def _settle_last(earnings: Earnings) -> None:
+    try:
+        await earnings.settle_everything()
+    except ChainError as exc:
+        log.warning("not settled at the end; it stays in the outbox: %s", exc)
+
+
+def _version() -> str:
+    try:
+        return version("robocompute")
+    except PackageNotFoundError:
+        return "unknown"

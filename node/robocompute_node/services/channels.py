@@ -1,0 +1,349 @@
+"""The client's payment channels: opened when a provider is first paid, kept open, closed when lost.
+
+A channel's record is on disk before the transaction that opens it is sent, and its ledger before
+any voucher leaves the node.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, NoReturn
+
+import msgspec
+import trio
+
+from robocompute_node.api.port import InsufficientFunds
+from robocompute_node.clocks import Clock
+from robocompute_node.config import NodeConfig
+from robocompute_node.store import Store, Table, Transaction
+from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
+from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, Digest, NodeKey
+from robocompute_protocol.messages import SignedVoucher
+from robocompute_protocol.money import MicroUnits, Millis, format_amount
+from robocompute_protocol.signing import SigningKey
+from robocompute_protocol.vouchers import PayerLedger, sign_voucher
+from robocompute_settlement.port import ChannelView, Settlement
+
+log = logging.getLogger(__name__)
+
+CLOSE_POLL_SECONDS: Final = 2.0
+"""Between looks at channels that are to be closed: a look costs one account read a channel."""
+CONFIRM_SECONDS: Final = 30.0
+"""An open transaction that is not confirmed by then is looked up before anything else is done."""
+
+
+class ChannelPhase(StrEnum):
+    """Where one of our channels is."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class ChannelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A channel this node pays through. ``deposit`` is what we know to be confirmed."""
+
+    channel: ChannelId
+    payee: Address
+    payee_node: NodeKey
+    mint: Address
+    nonce: int
+    deposit: MicroUnits
+    challenge_s: int
+    phase: ChannelPhase
+    ledger: PayerLedger
+    close_at_s: int = 0
+    last_seen_ms: Millis = Millis(0)
+    """When the payee was last heard of on this channel."""
+
+    @property
+    def spare(self) -> MicroUnits:
+        """What can still be promised here without a top-up."""
+        return MicroUnits(self.deposit - self.ledger.cumulative + self.ledger.credit)
+
+
+CHANNELS: Final = Table("payer-channels/1", ChannelRecord)
+
+
+class ChannelKeeper:
+    """Opens, tops up and closes channels, and signs what is promised on them."""
+
+    def __init__(
+        self,
+        store: Store,
+        chain: Settlement,
+        clock: Clock,
+        key: SigningKey,
+        wallet: Address,
+        config: NodeConfig,
+    ) -> None:
+        self._store = store
+        self._chain = chain
+        self._clock = clock
+        self._key = key
+        self._wallet = wallet
+        self._config = config
+        self._mint = config.chain.mint
+        store.declare(CHANNELS)
+        now = clock.now_ms()
+        self._records = {
+            ChannelId(key): msgspec.structs.replace(record, last_seen_ms=now)
+            for key, record in store.all(CHANNELS)
+        }
+        self._funding = trio.Lock()
+
+    # --- what is there --------------------------------------------------------------------------
+
+    def get(self, channel: ChannelId) -> ChannelRecord:
+        return self._records[channel]
+
+    def all(self) -> tuple[ChannelRecord, ...]:
+        return tuple(self._records.values())
+
+    def open_with(self, payee: Address, payee_node: NodeKey) -> ChannelRecord | None:
+        """The channel jobs with this provider are paid through, if there is one."""
+        for record in self._records.values():
+            if (record.payee, record.payee_node) == (payee, payee_node) and (
+                record.phase is ChannelPhase.OPEN
+            ):
+                return record
+        return None
+
+    # --- money in -------------------------------------------------------------------------------
+
+    async def check_funds(self, needed: MicroUnits) -> None:
+        """Raise InsufficientFunds when neither an open channel nor the balance covers ``needed``."""
+        if any(r.phase is ChannelPhase.OPEN and r.spare >= needed for r in self._records.values()):
+            return
+        self._require(needed, await self._available())
+
+    async def _available(self) -> MicroUnits:
+        balance = await self._chain.balance(self._wallet, self._mint)
+        if balance is None:
+            return MicroUnits(0)
+        if balance.delegate != self._key.node_key:
+            raise ChainRefused(
+                "this node may not spend from the wallet's balance; "
+                "allow it with `robocompute-node wallet delegate`"
+            )
+        return MicroUnits(min(balance.available, balance.allowance))
+
+    def _require(self, needed: MicroUnits, available: MicroUnits) -> None:
+        if available < needed:
+            missing = format_amount(needed - available)
+            raise InsufficientFunds(
+                f"not enough funds: {format_amount(needed)} USDC needed, "
+                f"{format_amount(available)} available; add more with "
+                f"`robocompute-node wallet deposit {missing}`",
+                details={
+                    "required": format_amount(needed),
+                    "available": format_amount(available),
+                    "currency": "USDC",
+                },
+            )
+
+    async def ensure(
+        self, payee: Address, payee_node: NodeKey, *, needed: MicroUnits, min_challenge_s: int
+    ) -> ChannelRecord:
+        """Return an open channel on which ``needed`` more can be promised.
+
+        Raises:
+            InsufficientFunds: the balance does not cover it; nothing was sent.
+            ChainError: the chain did not take it; calling again is safe.
+        """
+        async with self._funding:
+            record = self.open_with(payee, payee_node)
+            if record is not None and record.challenge_s >= min_challenge_s:
+                if record.spare < needed:
+                    record = await self._top_up(record, needed)
+                return record
+            return await self._open(payee, payee_node, needed, min_challenge_s)
+
+    async def cover(self, channel: ChannelId, more: MicroUnits) -> None:
+        """Top the channel up where ``more`` cannot be promised on it as it is.
+
+        Raises: InsufficientFunds, ChainError.
+        """
+        async with self._funding:
+            record = self.get(channel)
+            if record.spare < more:
+                await self._top_up(record, more)
+
+    async def _top_up(self, record: ChannelRecord, needed: MicroUnits) -> ChannelRecord:
+        missing = MicroUnits(needed - record.spare)
+        available = await self._available()
+        self._require(missing, available)
+        amount = MicroUnits(min(available, max(missing, self._config.client.channel_deposit)))
+        view = await self._chain.channel(record.channel)
+        if view is None:
+            raise ChainBusy("the payment channel is not on the chain that the node sees")
+        await self._chain.top_up(channel=view, amount=amount)
+        return self._save(
+            msgspec.structs.replace(record, deposit=MicroUnits(view.deposit + amount))
+        )
+
+    async def _open(
+        self, payee: Address, payee_node: NodeKey, needed: MicroUnits, min_challenge_s: int
+    ) -> ChannelRecord:
+        balance = await self._chain.balance(self._wallet, self._mint)
+        available = await self._available()
+        self._require(needed, available)
+        assert balance is not None
+        deposit = MicroUnits(min(available, max(needed, self._config.client.channel_deposit)))
+        nonce = balance.next_nonce
+        channel = self._chain.channel_address(self._wallet, payee, self._mint, nonce)
+        record = self._save(
+            ChannelRecord(
+                channel=channel,
+                payee=payee,
+                payee_node=payee_node,
+                mint=self._mint,
+                nonce=nonce,
+                deposit=deposit,
+                challenge_s=max(self._config.client.challenge_s, min_challenge_s),
+                phase=ChannelPhase.OPENING,
+                ledger=PayerLedger(channel=channel),
+                last_seen_ms=self._clock.now_ms(),
+            )
+        )
+        try:
+            await self._chain.open_channel(
+                payer=self._wallet,
+                payee=payee,
+                mint=self._mint,
+                voucher_key=self._key.node_key,
+                nonce=nonce,
+                deposit=deposit,
+                challenge_s=record.challenge_s,
+            )
+        except ChainUnknown:
+            await self._chain.wait_for_channel(channel, timeout_s=CONFIRM_SECONDS)
+        except (ChainRefused, ChainBusy):
+            self._forget(record)
+            raise
+        return self._save(msgspec.structs.replace(record, phase=ChannelPhase.OPEN))
+
+    async def recover(self) -> None:
+        """After a restart: find out what became of channels that were being opened.
+
+        Raises: ChainBusy when the chain cannot be asked.
+        """
+        for record in self.all():
+            if record.phase is ChannelPhase.OPENING:
+                view = await self._chain.channel(record.channel)
+                if view is None:
+                    self._forget(record)
+                else:
+                    self._save(
+                        msgspec.structs.replace(
+                            record, phase=ChannelPhase.OPEN, deposit=view.deposit
+                        )
+                    )
+
+    # --- promises -------------------------------------------------------------------------------
+
+    def promise(
+        self,
+        channel: ChannelId,
+        agreement: AgreementId,
+        paid: MicroUnits,
+        also: Callable[[Transaction], None] = lambda _txn: None,
+    ) -> SignedVoucher:
+        """Raise what ``agreement`` was paid to ``paid`` in all; return the voucher that says so.
+
+        The ledger, and whatever ``also`` writes with it, are on disk when this returns; repeating
+        it never raises the total twice.
+        """
+        record = self.get(channel)
+        ledger, voucher = record.ledger.allocate(agreement, paid)
+        with self._store.transaction() as txn:
+            self._write(txn, msgspec.structs.replace(record, ledger=ledger))
+            also(txn)
+        return sign_voucher(self._key, voucher)
+
+    def settle_agreement(
+        self,
+        txn: Transaction,
+        channel: ChannelId,
+        agreement: AgreementId,
+        receipt: Digest,
+        amount: MicroUnits,
+    ) -> None:
+        """Close ``agreement`` at its receipt's amount; the rest of what it was paid is credit."""
+        record = self.get(channel)
+        ledger = record.ledger.close(agreement, receipt, amount)
+        self._write(txn, self._heard(record, ledger))
+
+    def release(self, txn: Transaction, channel: ChannelId, agreement: AgreementId) -> None:
+        """Take back what was promised for an agreement that was never leased."""
+        record = self.get(channel)
+        self._write(txn, self._heard(record, record.ledger.release(agreement)))
+
+    def _heard(self, record: ChannelRecord, ledger: PayerLedger) -> ChannelRecord:
+        return msgspec.structs.replace(record, ledger=ledger, last_seen_ms=self._clock.now_ms())
+
+    def seen(self, channel: ChannelId) -> None:
+        """The provider was heard of: its channel is not a lost one."""
+        record = self.get(channel)
+        self._records[channel] = msgspec.structs.replace(record, last_seen_ms=self._clock.now_ms())
+
+    # --- money back -----------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Close channels whose provider is lost, and take the rest back when their time is over."""
+        task_status.started()
+        while True:
+            for record in self.all():
+                try:
+                    await self._look_after(record)
+                except ChainBusy as exc:
+                    log.warning("channel not closed yet, will retry: %s", exc)
+                except ChainError as exc:
+                    log.error("channel cannot be closed: %s", exc)
+            await trio.sleep(CLOSE_POLL_SECONDS)
+
+    async def _look_after(self, record: ChannelRecord) -> None:
+        if record.phase is ChannelPhase.OPEN:
+            unheard = self._clock.now_ms() - record.last_seen_ms
+            if unheard > self._config.client.close_lost_after_s * 1000:
+                await self.request_close(record.channel)
+        elif record.phase is ChannelPhase.CLOSING:
+            view = await self._chain.channel(record.channel)
+            if view is None:
+                self._save(msgspec.structs.replace(record, phase=ChannelPhase.CLOSED))
+            elif record.close_at_s == 0:
+                self._save(msgspec.structs.replace(record, close_at_s=view.close_at_s))
+            elif self._clock.now_ms() >= record.close_at_s * 1000:
+                await self._chain.finalize_close(view)
+                self._save(msgspec.structs.replace(record, phase=ChannelPhase.CLOSED))
+                log.info("channel closed, its rest is in the balance again")
+
+    async def request_close(self, channel: ChannelId) -> ChannelView | None:
+        """Ask the chain to close; from now on nothing more is promised on this channel."""
+        record = self._save(msgspec.structs.replace(self.get(channel), phase=ChannelPhase.CLOSING))
+        view = await self._chain.channel(channel)
+        if view is not None and not view.closing:
+            await self._chain.request_close(view)
+            view = await self._chain.channel(channel)
+        if view is not None:
+            self._save(msgspec.structs.replace(record, close_at_s=view.close_at_s))
+        return view
+
+    def _save(self, record: ChannelRecord) -> ChannelRecord:
+        with self._store.transaction() as txn:
+            self._write(txn, record)
+        return record
+
+    def _write(self, txn: Transaction, record: ChannelRecord) -> None:
+        txn.put(CHANNELS, record.channel, record)
+        self._records[record.channel] = record
+
+    def _forget(self, record: ChannelRecord) -> None:
+        with self._store.transaction() as txn:
+            txn.delete(CHANNELS, record.channel)
+        del self._records[record.channel]

@@ -1,0 +1,376 @@
+"""What clients ask of a provider: quotes, orders, cancels on ``/agreement/1``, vouchers on ``/pay/1``.
+
+An answer is read off the stored agreement, so asking again gives the same answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from robocompute_node.clocks import Clock
+from robocompute_node.core.channel_policy import (
+    ChannelDemand,
+    Objection,
+    objection_to_channel,
+    objection_to_total,
+)
+from robocompute_node.core.matching import misfit, slots_needed
+from robocompute_node.core.slots import bits_of, indices_of
+from robocompute_node.executor.port import BlobStore
+from robocompute_node.p2p.port import FrameStream, Network
+from robocompute_node.services.blob_exchange import chunks_of
+from robocompute_node.services.conversation import hear_or_end, say
+from robocompute_node.services.earnings import EarningRecord, Earnings
+from robocompute_node.services.lettings import LettingRecord, Lettings
+from robocompute_protocol import codec, limits, terms as rules
+from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase, advance
+from robocompute_protocol.errors import ChainError, RemoteProtocolError
+from robocompute_protocol.identifiers import AgreementId, NodeKey, digest
+from robocompute_protocol.messages import (
+    PROTOCOL_AGREEMENT,
+    PROTOCOL_PAY,
+    AgreementMessage,
+    CancelRequest,
+    Ended,
+    Extend,
+    Leased,
+    Manifest,
+    Message,
+    NeverLeased,
+    Offer,
+    Order,
+    PayMessage,
+    Quote,
+    QuoteRequest,
+    Refused,
+    Sync,
+    TaskSpec,
+    Terms,
+    Waiting,
+)
+from robocompute_protocol.money import MicroUnits, Millis
+from robocompute_protocol.steps import (
+    CancelReceived,
+    OrderDeclined,
+    OrderReceived,
+    VoucherAccepted,
+)
+from robocompute_settlement.port import Commitment, Settlement
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS: Final = 15.0
+"""A client that opened a stream must say what it wants by then."""
+IDLE_PAY_SECONDS: Final = 600.0
+"""Longer than any tick: a pay stream that says nothing for this long is over."""
+CHANNEL_SECONDS: Final = 30.0
+"""How long an order waits for its channel to be confirmed."""
+QUOTA_MS: Final = Millis(3_600_000)
+"""A quote lets its client upload for an hour, up to the disk it asked for."""
+MAX_QUOTED_PEERS: Final = 4_096
+"""Clients whose uploads are expected at once; the oldest quote makes room."""
+
+
+@dataclass(slots=True)
+class Quota:
+    """What a quoted client may still upload."""
+
+    until: Millis
+    left: int
+
+
+class FrontDesk:
+    """Answers clients. Holds no money and no agreement itself: ``Earnings`` and ``Lettings`` do."""
+
+    def __init__(
+        self,
+        network: Network,
+        chain: Settlement,
+        clock: Clock,
+        blobs: BlobStore,
+        lettings: Lettings,
+        earnings: Earnings,
+        offer: Offer,
+        demand: ChannelDemand,
+    ) -> None:
+        self._network = network
+        self._chain = chain
+        self._clock = clock
+        self._blobs = blobs
+        self._lettings = lettings
+        self._earnings = earnings
+        self._offer = offer
+        self._demand = demand
+        self._quotas: dict[NodeKey, Quota] = {}
+
+    def register(self) -> None:
+        """Answer ``/agreement/1`` and ``/pay/1``."""
+        self._network.serve(PROTOCOL_AGREEMENT, self._serve_agreement)
+        self._network.serve(PROTOCOL_PAY, self._serve_pay)
+
+    def may_store(self, peer: NodeKey, size: int) -> bool:
+        """Whether ``peer`` may upload ``size`` more bytes: only after a quote."""
+        quota = self._quotas.get(peer)
+        if quota is None or quota.until < self._clock.now_ms() or quota.left < size:
+            return False
+        quota.left -= size
+        return True
+
+    # --- /robocompute/agreement/1 ---------------------------------------------------------------
+
+    async def _serve_agreement(self, stream: FrameStream) -> None:
+        while True:
+            request = await hear_or_end(stream, AgreementMessage, timeout_s=ASK_SECONDS)
+            if request is None:
+                return
+            try:
+                match request:
+                    case QuoteRequest():
+                        await say(stream, self._quote(stream.peer, request))
+                    case Order():
+                        await self._take_order(stream, request)
+                    case CancelRequest():
+                        await self._cancel(stream, request)
+                    case _:
+                        raise RemoteProtocolError("a client asks for quotes, orders or cancels")
+            except RemoteProtocolError as exc:
+                await say(stream, Refused(code=exc.code, message=str(exc)))
+                return
+
+    def _quote(self, peer: NodeKey, request: QuoteRequest) -> Quote | Refused:
+        unmet = misfit(self._offer, request.requirements, None)
+        if unmet is not None:
+            return Refused(
+                code="does_not_fit",
+                message=f"{unmet.requirement}: {unmet.wanted} wanted, {unmet.offered} here",
+            )
+        if request.mint != self._offer.mint:
+            return Refused(code="other_mint", message="this provider is paid in another mint")
+        now = self._clock.now_ms()
+        wanted = slots_needed(request.requirements)
+        free = self._lettings.slots.free(request.payer, now)[:wanted]
+        if len(free) < wanted:
+            return Refused(code="busy", message="all slots are taken; ask again in a while")
+        self._lettings.slots = self._lettings.slots.hold(
+            free, request.payer, Millis(now + limits.QUOTE_HOLD)
+        )
+        while len(self._quotas) >= MAX_QUOTED_PEERS:
+            del self._quotas[next(iter(self._quotas))]
+        budget = (request.requirements.disk_mib + 1) << 20
+        self._quotas[peer] = Quota(Millis(now + QUOTA_MS), budget)
+        return Quote(
+            price_per_hour=MicroUnits(self._offer.price_per_hour * wanted),
+            slots=bits_of(free),
+            hold_ms=limits.QUOTE_HOLD,
+            payee=self._offer.payee,
+            stake=self._offer.stake,
+            mint=self._offer.mint,
+            min_challenge_s=self._demand.min_challenge_s,
+        )
+
+    async def _take_order(self, stream: FrameStream, order: Order) -> None:
+        terms = rules.open_terms(order.terms)
+        agreement = rules.agreement_id(terms)
+        if terms.payer_node != stream.peer:
+            raise RemoteProtocolError("an order for somebody else", code="wrong_signer")
+        record = self._lettings.get(agreement)
+        if record is None:
+            objection = self._objection_to_order(terms, order)
+            state = ProviderAgreement(agreement=agreement, terms=rules.terms_digest(terms))
+            if objection is not None:
+                state, _ = advance(state, OrderDeclined(reason=objection.code))
+            record = LettingRecord(
+                state=state,
+                terms=terms,
+                signed_terms=order.terms,
+                task=order.task,
+                job_id=terms.nonce.hex(),
+                ordered_ms=self._clock.now_ms(),
+            )
+            self._lettings.take_order(record)
+            if objection is not None:
+                await say(stream, Refused(code=objection.code, message=objection.message))
+                return
+        else:
+            record = self._lettings.apply(agreement, OrderReceived())
+        if record.state.phase is ProviderPhase.ORDERED:
+            record = await self._grant(stream, record, order)
+        await say(stream, self._answer(record))
+
+    def _objection_to_order(self, terms: Terms, order: Order) -> Objection | None:
+        """Return why this order is not taken at all. Pure but for looking at what is here."""
+        offer = self._offer
+        if terms.payee_node != offer.provider or terms.payee != offer.payee:
+            return Objection("wrong_provider", "the terms name another provider")
+        if terms.stake != offer.stake or terms.mint != offer.mint:
+            return Objection("wrong_stake", "the terms name another stake or mint")
+        if digest(order.task) != terms.task:
+            return Objection("wrong_task", "the task is not the one that the terms name")
+        spec = codec.decode(TaskSpec, order.task, limit=limits.MAX_FRAME_BYTES)
+        unmet = misfit(offer, spec.requirements, None)
+        if unmet is not None:
+            return Objection("does_not_fit", f"{unmet.requirement}: {unmet.wanted} wanted")
+        indices = indices_of(terms.slots)
+        if len(indices) != slots_needed(spec.requirements):
+            return Objection("wrong_slots", "the terms are for another number of slots")
+        if terms.price_per_hour < offer.price_per_hour * len(indices):
+            return Objection("price_changed", "the price is higher now; ask for a quote")
+        if not set(indices) <= set(self._lettings.slots.free(terms.payer, self._clock.now_ms())):
+            return Objection("busy", "a slot is taken; ask for a quote")
+        if self._lettings.has_job(terms.nonce.hex()):
+            return Objection("nonce_used", "the terms' nonce was used before; draw another")
+        if not self._blobs.has(spec.upload):
+            return Objection("upload_missing", "the upload's manifest is not here")
+        manifest = codec.decode(
+            Manifest, self._blobs.get(spec.upload), limit=limits.MAX_MANIFEST_BYTES
+        )
+        if self._blobs.missing(chunks_of(manifest)):
+            return Objection("upload_missing", "chunks of the upload are not here")
+        return None
+
+    async def _grant(
+        self, stream: FrameStream, record: LettingRecord, order: Order
+    ) -> LettingRecord:
+        """Wait for the channel, check it, accept the voucher, begin the lease; or decline."""
+        terms, agreement = record.terms, record.state.agreement
+        try:
+            view = await self._chain.channel(terms.channel)
+            if view is None:
+                await say(stream, Waiting(reason="channel_confirmation"))
+                view = await self._chain.wait_for_channel(terms.channel, timeout_s=CHANNEL_SECONDS)
+        except ChainError as exc:
+            return self._lettings.apply(agreement, OrderDeclined(reason=f"{exc.code}: {exc}"))
+        if (current := self._lettings.get(agreement)) is None or (
+            current.state.phase is not ProviderPhase.ORDERED
+        ):
+            return current or record
+        objection = objection_to_channel(view, terms, self._demand)
+        earning = self._earnings.learn(view, Commitment.CONFIRMED)
+        if objection is None:
+            ledger = earning.ledger.accept(
+                order.voucher, voucher_key=view.voucher_key, deposit=view.deposit
+            )
+            paid = ledger.paid(agreement)
+            if paid < rules.prepaid_amount(terms, rules.first_tick(terms)):
+                objection = Objection("underpaid", "the voucher does not cover the first tick")
+            else:
+                earning = msgspec.structs.replace(earning, ledger=ledger)
+        if objection is not None:
+            return self._lettings.apply(
+                agreement, OrderDeclined(reason=f"{objection.code}: {objection.message}")
+            )
+        return self._lettings.grant(agreement, earning)
+
+    async def _cancel(self, stream: FrameStream, request: CancelRequest) -> None:
+        record = self._own(stream, request.agreement)
+        record = self._lettings.apply(request.agreement, CancelReceived(reason=request.reason))
+        while not record.over:
+            await say(stream, Waiting(reason="stopping"))
+            with trio.move_on_after(ASK_SECONDS / 3):
+                await self._lettings.ended(request.agreement)
+            record = self._own(stream, request.agreement)
+        await say(stream, self._answer(record))
+
+    def _own(self, stream: FrameStream, agreement: AgreementId) -> LettingRecord:
+        record = self._lettings.get(agreement)
+        if record is None or record.terms.payer_node != stream.peer:
+            raise RemoteProtocolError("no such agreement with you", code="unknown_agreement")
+        return record
+
+    def _answer(self, record: LettingRecord) -> Message:
+        match record.state.phase:
+            case ProviderPhase.LEASED if record.tick is not None:
+                return Leased(
+                    tick=record.tick,
+                    prepaid_ms=record.state.prepaid_ms,
+                    elapsed_ms=self._lettings.elapsed(record),
+                )
+            case ProviderPhase.ENDED | ProviderPhase.KEPT if record.state.receipt is not None:
+                return Ended(receipt=record.state.receipt)
+            case ProviderPhase.NEVER_LEASED:
+                return NeverLeased(statement=self._lettings.never_leased(record))
+            case _:
+                return Waiting(reason="stopping")
+
+    # --- /robocompute/pay/1 ---------------------------------------------------------------------
+
+    async def _serve_pay(self, stream: FrameStream) -> None:
+        while True:
+            request = await hear_or_end(stream, PayMessage, timeout_s=IDLE_PAY_SECONDS)
+            match request:
+                case None:
+                    return
+                case Extend():
+                    try:
+                        answer = await self._extend(stream, request)
+                    except (RemoteProtocolError, ChainError) as exc:
+                        answer = Refused(code=exc.code, message=str(exc))
+                    await say(stream, answer)
+                case Sync():
+                    earning = self._earnings.get(request.channel)
+                    mine = earning is not None and earning.voucher_key == stream.peer
+                    voucher = earning.ledger.voucher if earning is not None and mine else None
+                    await say(stream, Sync(channel=request.channel, voucher=voucher))
+                case _:
+                    raise RemoteProtocolError("a pay stream carries Extend and Sync")
+
+    async def _extend(self, stream: FrameStream, request: Extend) -> Message:
+        record = self._own(stream, request.agreement)
+        if record.state.phase is not ProviderPhase.LEASED:
+            return self._answer(record)
+        terms = record.terms
+        rules.check_extension(
+            terms,
+            elapsed_ms=self._lettings.elapsed(record),
+            prepaid_ms=record.state.prepaid_ms,
+            new_prepaid_ms=request.prepaid_ms,
+        )
+        earning = await self._covered(record, request)
+        if earning.closing:
+            return Refused(code="channel_closing", message="the channel is closing")
+        ledger = earning.ledger.accept(
+            request.voucher, voucher_key=earning.voucher_key, deposit=earning.deposit
+        )
+        if ledger.paid(request.agreement) < rules.prepaid_amount(terms, request.prepaid_ms):
+            return Refused(code="underpaid", message="the voucher does not cover that much time")
+        objection = objection_to_total(
+            ledger.cumulative,
+            request.prepaid_ms,
+            confirmed=earning.deposit,
+            finalized=earning.final_deposit,
+        )
+        if objection is not None:
+            return Refused(code=objection.code, message=objection.message)
+        if self._lettings.get(request.agreement) is not record:
+            record = self._own(stream, request.agreement)
+            if record.state.phase is not ProviderPhase.LEASED:
+                return self._answer(record)
+        return self._answer(
+            self._lettings.apply(
+                request.agreement,
+                VoucherAccepted(prepaid_ms=request.prepaid_ms),
+                earning=msgspec.structs.replace(earning, ledger=ledger),
+            )
+        )
+
+    async def _covered(self, record: LettingRecord, request: Extend) -> EarningRecord:
+        """Look at the chain again where what is known does not carry the voucher's total."""
+        earning = self._earnings.get(record.terms.channel)
+        assert earning is not None
+        total, long = request.voucher.cumulative, request.prepaid_ms > limits.CONFIRMED_CARRIES
+        if total > earning.deposit:
+            view = await self._chain.channel(earning.channel)
+            if view is not None:
+                earning = self._earnings.learn(view, Commitment.CONFIRMED)
+        if long and total > earning.final_deposit:
+            view = await self._chain.channel(earning.channel, at=Commitment.FINALIZED)
+            if view is not None:
+                closing = earning.closing
+                earning = self._earnings.learn(view, Commitment.FINALIZED)
+                earning = msgspec.structs.replace(earning, closing=closing or view.closing)
+        return earning

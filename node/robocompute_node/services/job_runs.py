@@ -1,0 +1,307 @@
+"""One run of a job on the executor, from preparing to collected results, and what others see of it.
+
+A run belongs to one task; feeds watch it through ``JobRuns``. Nothing here knows of money: prepaid
+time comes in as numbers, the end goes out as a cause.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from robocompute_node.clocks import Clock
+from robocompute_node.executor.port import (
+    BlobStore,
+    Executor,
+    JobExit,
+    JobOrder,
+    JobState,
+    PrepareFailed,
+)
+from robocompute_protocol import codec, limits
+from robocompute_protocol.causes import Cause
+from robocompute_protocol.errors import RoboComputeError
+from robocompute_protocol.identifiers import AgreementId, Digest
+from robocompute_protocol.messages import Manifest, Stage, TaskSpec
+from robocompute_protocol.money import Millis
+from robocompute_protocol.receipts import NO_OUTPUT
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE: Final = Millis(5_000)
+"""Between SIGTERM and SIGKILL: what a provider can lose on a job that nobody pays any more."""
+STATE_POLL_SECONDS: Final = 1.0
+"""How soon a frozen job shows as frozen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended. ``ran_ms`` is the program's own time, None when it never ran."""
+
+    cause: Cause
+    detail: str
+    exit_code: int | None
+    ran_ms: Millis | None
+    frozen_ms: Millis
+    records: int
+    output: Digest
+    artifacts: Digest
+
+
+class JobRuns:
+    """Every run of this process, by agreement."""
+
+    def __init__(
+        self, executor: Executor, blobs: BlobStore, clock: Clock, gpu_uuids: tuple[str, ...]
+    ) -> None:
+        self._executor = executor
+        self._blobs = blobs
+        self._clock = clock
+        self._gpu_uuids = gpu_uuids
+        self._runs: dict[AgreementId, JobRun] = {}
+
+    def claim(self, agreement: AgreementId, job_id: str) -> JobRun | None:
+        """Return the run to look after, or None when a task does so already."""
+        run = self._run(agreement, job_id)
+        if run.claimed:
+            return None
+        run.claimed = True
+        return run
+
+    def _run(self, agreement: AgreementId, job_id: str) -> JobRun:
+        run = self._runs.get(agreement)
+        if run is None:
+            run = JobRun(self._executor, self._blobs, self._clock, self._gpu_uuids, job_id)
+            self._runs[agreement] = run
+        return run
+
+    def watch(self, agreement: AgreementId, job_id: str) -> JobRun:
+        """The run as a feed sees it, also of a job that ended before this process began."""
+        return self._run(agreement, job_id)
+
+    def stage_of(self, agreement: AgreementId) -> Stage:
+        run = self._runs.get(agreement)
+        return Stage(stage="preparing") if run is None else run.stage
+
+    def extend(self, agreement: AgreementId) -> None:
+        """There is more prepaid time: the run asks how much."""
+        run = self._runs.get(agreement)
+        if run is not None:
+            run.extended.set()
+
+    def stop(self, agreement: AgreementId, cause: Cause, detail: str) -> None:
+        """Ask a run to end; the first cause stays."""
+        run = self._runs.get(agreement)
+        if run is not None and run.stop_cause is None:
+            run.stop_cause = (cause, detail)
+            run.stopped.set()
+
+    def finished(self, agreement: AgreementId) -> None:
+        """The receipt is stored: feeds may tell the end."""
+        run = self._runs.get(agreement)
+        if run is not None:
+            run.enter("done")
+            run.finished.set()
+
+    def forget(self, agreement: AgreementId) -> None:
+        self._runs.pop(agreement, None)
+
+
+class JobRun:
+    """One job's way through the executor."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        blobs: BlobStore,
+        clock: Clock,
+        gpu_uuids: tuple[str, ...],
+        job_id: str,
+    ) -> None:
+        self.job_id = job_id
+        self.claimed = False
+        self.stage = Stage(stage="preparing")
+        self.changed = trio.Event()
+        self.program_ran = trio.Event()
+        """Set once the program was started: from then on there is output to read."""
+        self.finished = trio.Event()
+        self.stopped = trio.Event()
+        self.stop_cause: tuple[Cause, str] | None = None
+        self.extended = trio.Event()
+        self._executor = executor
+        self._blobs = blobs
+        self._clock = clock
+        self._gpu_uuids = gpu_uuids
+
+    def enter(self, stage: str, detail: str = "") -> None:
+        """Tell everybody who watches where the job is."""
+        self.stage = Stage(stage=stage, detail=detail[:4_096])
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def to_its_end(
+        self,
+        task: bytes,
+        slots: tuple[int, ...],
+        *,
+        prepaid: Callable[[], Millis],
+        reserve: Callable[[], Millis],
+        start_deadline: Millis,
+        adopted: bool,
+        started: Callable[[], None],
+    ) -> RunEnd:
+        """Prepare, start, wait, collect. Never raises for what a job or its upload does."""
+        spec = codec.decode(TaskSpec, task, limit=limits.MAX_FRAME_BYTES)
+        if not adopted:
+            failure = await self._bring_up(spec, slots, prepaid, reserve, start_deadline)
+            if failure is not None:
+                return self._never_ran(*failure)
+            started()
+        self.program_ran.set()
+        self.enter("running")
+        try:
+            job_exit = await self._wait(prepaid, reserve, adopted=adopted)
+            self.enter("collecting")
+            artifacts, _ = await self._executor.collect(self.job_id)
+        except RoboComputeError as exc:
+            log.exception("job %s failed here", self.job_id)
+            return self._never_ran(Cause.SANDBOX_FAILED, str(exc))
+        return RunEnd(
+            cause=job_exit.cause,
+            detail=job_exit.detail,
+            exit_code=job_exit.exit_code,
+            ran_ms=job_exit.ran_ms,
+            frozen_ms=job_exit.frozen_ms,
+            records=job_exit.records,
+            output=job_exit.output,
+            artifacts=artifacts,
+        )
+
+    def _never_ran(self, cause: Cause, detail: str) -> RunEnd:
+        return RunEnd(
+            cause=cause,
+            detail=detail,
+            exit_code=None,
+            ran_ms=None,
+            frozen_ms=Millis(0),
+            records=0,
+            output=NO_OUTPUT,
+            artifacts=self._blobs.put(codec.encode(Manifest(files=()))),
+        )
+
+    async def _bring_up(
+        self,
+        spec: TaskSpec,
+        slots: tuple[int, ...],
+        prepaid: Callable[[], Millis],
+        reserve: Callable[[], Millis],
+        start_deadline: Millis,
+    ) -> tuple[Cause, str] | None:
+        """Return why the program could not be started, or None when it runs."""
+        failure: tuple[Cause, str] | None = (Cause.UNKNOWN, "")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._guard, nursery.cancel_scope, prepaid, start_deadline)
+            try:
+                upload = codec.decode(
+                    Manifest, self._blobs.get(spec.upload), limit=limits.MAX_MANIFEST_BYTES
+                )
+                order = JobOrder(
+                    job_id=self.job_id,
+                    task=spec,
+                    slot_indices=slots,
+                    gpu_uuids=tuple(self._gpu_uuids[i] for i in slots if i < len(self._gpu_uuids)),
+                )
+                await self._executor.prepare(order, upload, self._progress)
+                self.enter("starting")
+                await self._executor.start(self.job_id, prepaid=prepaid(), reserve=reserve())
+                failure = None
+            except PrepareFailed as exc:
+                failure = (exc.cause, str(exc))
+            except KeyError:
+                failure = (Cause.UPLOAD_INVALID, "the upload's manifest is not here")
+            except RoboComputeError as exc:
+                failure = (Cause.SANDBOX_FAILED, str(exc))
+            nursery.cancel_scope.cancel()
+        if failure is not None and failure[0] is Cause.UNKNOWN:
+            return self.stop_cause or failure
+        return failure
+
+    async def _guard(
+        self, scope: trio.CancelScope, prepaid: Callable[[], Millis], start_deadline: Millis
+    ) -> None:
+        """End the preparations when they are not paid any more, too slow, or not wanted."""
+        deadline = trio.current_time() + start_deadline / 1000
+        while True:
+            left = prepaid()
+            late = deadline - trio.current_time()
+            if left <= 0:
+                self.stop_cause = self.stop_cause or (Cause.CLIENT_LOST, "")
+            elif late <= 0:
+                self.stop_cause = self.stop_cause or (Cause.NOT_STARTED, "")
+            if self.stop_cause is not None:
+                scope.cancel()
+                return
+            with trio.move_on_after(min(left / 1000, late)):
+                await self.stopped.wait()
+
+    async def _progress(self, stage: str, detail: str) -> None:
+        self.enter(stage, detail)
+
+    async def _wait(
+        self, prepaid: Callable[[], Millis], reserve: Callable[[], Millis], *, adopted: bool
+    ) -> JobExit:
+        """Wait for the recorded end, passing on extensions and stops meanwhile."""
+        if adopted:
+            status = await self._executor.status(self.job_id)
+            if status.state in (JobState.ENDED, JobState.LOST):
+                return _unseen(await self._executor.wait(self.job_id))
+            self.extended.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pass_extensions, prepaid, reserve)
+            nursery.start_soon(self._pass_stop)
+            nursery.start_soon(self._show_state)
+            job_exit = await self._executor.wait(self.job_id)
+            nursery.cancel_scope.cancel()
+        return job_exit
+
+    async def _pass_extensions(
+        self, prepaid: Callable[[], Millis], reserve: Callable[[], Millis]
+    ) -> None:
+        while True:
+            await self.extended.wait()
+            self.extended = trio.Event()
+            await self._executor.extend(self.job_id, prepaid=prepaid(), reserve=reserve())
+
+    async def _pass_stop(self) -> None:
+        await self.stopped.wait()
+        assert self.stop_cause is not None
+        cause, detail = self.stop_cause
+        await self._executor.stop(self.job_id, cause=cause, detail=detail, grace=STOP_GRACE)
+
+    async def _show_state(self) -> None:
+        while True:
+            await trio.sleep(STATE_POLL_SECONDS)
+            state = (await self._executor.status(self.job_id)).state
+            if state is JobState.FROZEN and self.stage.stage != "frozen":
+                self.enter("frozen", "waiting for the next payment")
+            elif state is JobState.RUNNING and self.stage.stage == "frozen":
+                self.enter("running")
+
+
+def _unseen(job_exit: JobExit) -> JobExit:
+    """A job whose prepaid time ran out while this node was away: the node's doing, not the client's."""
+    if job_exit.cause is not Cause.CLIENT_LOST:
+        return job_exit
+    return JobExit(
+        exit_code=job_exit.exit_code,
+        cause=Cause.PROVIDER_LOST,
+        detail="the provider's node was away when the next payment was due",
+        ran_ms=job_exit.ran_ms,
+        frozen_ms=job_exit.frozen_ms,
+        records=job_exit.records,
+        output=job_exit.output,
+    )

@@ -1,0 +1,369 @@
+"""The provider's agreements: stored before anything is said, run in sandboxes, ended with receipts.
+
+``apply`` is the only place where an agreement changes: the new state, the channel's ledger and the
+tick or receipt that follows are one transaction. What must then be done (start, extend, stop,
+collect) is done by tasks of this service, each of which can be repeated after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+import msgspec
+import trio
+
+from robocompute_node.clocks import Clock
+from robocompute_node.core.slots import SlotTable, indices_of
+from robocompute_node.executor.port import Executor
+from robocompute_node.services.earnings import EarningRecord, Earnings
+from robocompute_node.services.job_runs import JobRun, JobRuns
+from robocompute_node.store import Store, Table, Transaction
+from robocompute_protocol import leases, receipts, terms as rules
+from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase, advance
+from robocompute_protocol.causes import Cause
+from robocompute_protocol.identifiers import AgreementId, Digest
+from robocompute_protocol.messages import LeaseTick, Signed, Terms
+from robocompute_protocol.money import Millis, format_amount
+from robocompute_protocol.signing import SigningKey
+from robocompute_protocol.steps import (
+    ChannelClosing,
+    CloseAllocation,
+    ExtendJob,
+    JobEnded,
+    KeptReceived,
+    LeaseGranted,
+    ProviderEffect,
+    ProviderEvent,
+    ReceiptSigned,
+    RemoveJob,
+    Restarted,
+    RetentionPassed,
+    SignTick,
+    StartJob,
+    StopJob,
+    WatchJob,
+)
+
+log = logging.getLogger(__name__)
+
+RETENTION: Final = Millis(7 * 86_400_000)
+"""Results wait a week for a client that does not come for them."""
+TIDY_SECONDS: Final = 1.0
+"""Between looks for results that nobody came for and channels that are closing."""
+
+
+class LettingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One agreement in the store."""
+
+    state: ProviderAgreement
+    terms: Terms
+    signed_terms: Signed
+    task: bytes
+    """The encoded TaskSpec."""
+    job_id: str
+    ordered_ms: Millis
+    tick: LeaseTick | None = None
+    program_started_ms: Millis = Millis(0)
+    """When the job's program started, by this node's clock; 0 before."""
+    artifacts: Digest | None = None
+    ended_ms: Millis = Millis(0)
+
+    @property
+    def over(self) -> bool:
+        return self.state.phase in (
+            ProviderPhase.ENDED,
+            ProviderPhase.KEPT,
+            ProviderPhase.NEVER_LEASED,
+        )
+
+
+LETTINGS: Final = Table("lettings/1", LettingRecord)
+
+
+class Lettings:
+    """All agreements this provider made."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        key: SigningKey,
+        executor: Executor,
+        runs: JobRuns,
+        earnings: Earnings,
+        *,
+        slots: int,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._key = key
+        self._executor = executor
+        self._runs = runs
+        self._earnings = earnings
+        self._nursery: trio.Nursery | None = None
+        store.declare(LETTINGS)
+        self._records = {AgreementId(key): record for key, record in store.all(LETTINGS)}
+        self.slots = SlotTable.of(slots)
+        for record in self._records.values():
+            self._take_slots(record)
+            if record.over:
+                self.slots = self.slots.release(record.state.agreement)
+        self._changed: dict[AgreementId, trio.Event] = {}
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def get(self, agreement: AgreementId) -> LettingRecord | None:
+        return self._records.get(agreement)
+
+    def has_job(self, job_id: str) -> bool:
+        return any(record.job_id == job_id for record in self._records.values())
+
+    def running(self) -> tuple[LettingRecord, ...]:
+        return tuple(record for record in self._records.values() if not record.over)
+
+    def elapsed(self, record: LettingRecord) -> Millis:
+        """Time since the lease began."""
+        return Millis(max(0, self._clock.now_ms() - record.state.started_ms))
+
+    def changed(self, agreement: AgreementId) -> trio.Event:
+        """Set at the agreement's next change."""
+        return self._changed.setdefault(agreement, trio.Event())
+
+    async def ended(self, agreement: AgreementId) -> LettingRecord:
+        """Return the agreement once it has a receipt or a never-leased statement."""
+        while True:
+            record = self._records[agreement]
+            if record.over:
+                return record
+            await self.changed(agreement).wait()
+
+    def never_leased(self, record: LettingRecord) -> Signed:
+        """The statement that this agreement was not and will not be leased: the same each time."""
+        return receipts.sign_never_leased(
+            self._key, agreement=record.state.agreement, channel=record.terms.channel
+        )
+
+    def summary(self) -> Mapping[str, object]:
+        """JSON-ready: slots and jobs as they are."""
+        taken = sum(1 for slot in self.slots.slots.values() if slot.agreement is not None)
+        return {
+            "slots": len(self.slots.slots),
+            "slots_taken": taken,
+            "jobs": [
+                {
+                    "job": record.job_id,
+                    "phase": record.state.phase.value,
+                    "stage": self._runs.stage_of(record.state.agreement).stage,
+                    "prepaid_ms": record.state.prepaid_ms,
+                    "elapsed_ms": self.elapsed(record) if record.state.started_ms else 0,
+                }
+                for record in self.running()
+            ],
+        }
+
+    # --- changing -------------------------------------------------------------------------------
+
+    def take_order(self, record: LettingRecord) -> None:
+        """Store an order, taken or declined for good, before anything is answered."""
+        with self._store.transaction() as txn:
+            self._write(txn, record)
+
+    def grant(self, agreement: AgreementId, earning: EarningRecord) -> LettingRecord:
+        """Begin the lease: ledger, slots and first tick are one step."""
+        record = self._records[agreement]
+        earning = msgspec.structs.replace(earning, ledger=earning.ledger.lease(agreement))
+        event = LeaseGranted(at_ms=self._clock.now_ms(), prepaid_ms=rules.first_tick(record.terms))
+        return self.apply(agreement, event, earning=earning)
+
+    def apply(
+        self,
+        agreement: AgreementId,
+        event: ProviderEvent,
+        *,
+        earning: EarningRecord | None = None,
+        **changes: object,
+    ) -> LettingRecord:
+        """Advance one agreement, durably, and begin what follows.
+
+        Raises: IllegalTransition, UnexpectedMessage; then nothing changed.
+        """
+        record = self._records[agreement]
+        state, effects = advance(record.state, event)
+        record = msgspec.structs.replace(record, state=state, **changes)
+        earning_changed = earning is not None
+        earning = earning or self._earnings.get(record.terms.channel)
+        with self._store.transaction() as txn:
+            for effect in effects:
+                match effect:
+                    case SignTick():
+                        record = self._with_tick(record, effect)
+                    case CloseAllocation():
+                        assert earning is not None
+                        ledger = earning.ledger.close(agreement, effect.receipt, effect.amount)
+                        earning = msgspec.structs.replace(earning, ledger=ledger)
+                        earning_changed = True
+                    case _:
+                        pass
+            self._write(txn, record)
+            if earning is not None and earning_changed:
+                self._earnings.keep(txn, earning)
+        for effect in effects:
+            self._act(record, effect)
+        self._changed.pop(agreement, trio.Event()).set()
+        return record
+
+    def _with_tick(self, record: LettingRecord, effect: SignTick) -> LettingRecord:
+        terms, now = record.terms, self._clock.now_ms()
+        left = Millis(record.state.started_ms + effect.prepaid_ms - now)
+        window = leases.window(now_ms=now, left_ms=left, free_from_s=self._free_from_s(record))
+        tick = leases.sign_tick(
+            self._key,
+            stake=terms.stake,
+            agreement=record.state.agreement,
+            payer=terms.payer,
+            slots=terms.slots,
+            start_s=window.start_s,
+            end_s=window.end_s,
+        )
+        return msgspec.structs.replace(record, tick=tick)
+
+    def _free_from_s(self, record: LettingRecord) -> int:
+        ends = [
+            slot.signed_until
+            for index in indices_of(record.terms.slots)
+            if (slot := self.slots.slots[index]).payer != record.terms.payer
+        ]
+        return -(-max(ends, default=Millis(0)) // 1000)
+
+    def _write(self, txn: Transaction, record: LettingRecord) -> None:
+        txn.put(LETTINGS, record.state.agreement, record)
+        self._records[record.state.agreement] = record
+        if record.over:
+            self.slots = self.slots.release(record.state.agreement)
+        else:
+            self._take_slots(record)
+
+    def _take_slots(self, record: LettingRecord) -> None:
+        indices = tuple(i for i in indices_of(record.terms.slots) if i in self.slots.slots)
+        until = Millis(0 if record.tick is None else record.tick.end_s * 1000)
+        self.slots = self.slots.let(indices, record.state.agreement, record.terms.payer, until)
+
+    def _act(self, record: LettingRecord, effect: ProviderEffect) -> None:
+        agreement = record.state.agreement
+        match effect:
+            case StartJob() | WatchJob():
+                self._spawn_run(record)
+            case ExtendJob():
+                self._runs.extend(agreement)
+            case StopJob():
+                self._runs.stop(agreement, effect.cause, effect.detail)
+                self._spawn_run(record)
+            case RemoveJob():
+                assert self._nursery is not None
+                self._nursery.start_soon(self._executor.remove, record.job_id)
+                self._runs.forget(agreement)
+            case _:
+                pass  # replies and slots follow the stored state; a run signs its own receipt
+
+    def _left(self, record: LettingRecord) -> Millis:
+        return Millis(max(0, record.state.prepaid_ms - self.elapsed(record)))
+
+    def _reserve(self, record: LettingRecord) -> Millis:
+        return rules.reserve(record.terms, max(0, record.state.ticks - 1))
+
+    # --- running --------------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Adopt the jobs found at start, then run what is leased until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            known = {record.job_id for record in self._records.values() if not record.over}
+            unkept = {
+                record.job_id
+                for record in self._records.values()
+                if record.state.phase is ProviderPhase.ENDED
+            }
+            for job_id in self._executor.jobs():
+                if job_id not in known | unkept:
+                    nursery.start_soon(self._executor.remove, job_id)
+            for agreement in list(self._records):
+                self.apply(agreement, Restarted())
+            task_status.started()
+            while True:
+                await trio.sleep(TIDY_SECONDS)
+                self._tidy()
+        raise AssertionError("unreachable")
+
+    def _tidy(self) -> None:
+        now = self._clock.now_ms()
+        for agreement, record in list(self._records.items()):
+            if record.state.phase is ProviderPhase.ENDED and now - record.ended_ms > RETENTION:
+                self.apply(agreement, RetentionPassed())
+            earning = self._earnings.get(record.terms.channel)
+            if earning is not None and earning.closing and not record.over:
+                self.apply(agreement, ChannelClosing())
+
+    def _spawn_run(self, record: LettingRecord) -> None:
+        """Make sure exactly one task looks after this agreement's job."""
+        assert self._nursery is not None
+        run = self._runs.claim(record.state.agreement, record.job_id)
+        if run is not None:
+            self._nursery.start_soon(self._run_job, record.state.agreement, run)
+
+    async def _run_job(self, agreement: AgreementId, run: JobRun) -> None:
+        record = self._records[agreement]
+        adopted = record.program_started_ms > 0
+        end = await run.to_its_end(
+            record.task,
+            indices_of(record.terms.slots),
+            prepaid=lambda: self._left(self._records[agreement]),
+            reserve=lambda: self._reserve(self._records[agreement]),
+            start_deadline=Millis(max(0, record.terms.start_deadline_ms - self.elapsed(record))),
+            adopted=adopted,
+            started=lambda: self._program_started(agreement),
+        )
+        record = self._records[agreement]
+        metered = self.elapsed(record)
+        if record.program_started_ms and end.ran_ms is not None:
+            metered = Millis(record.program_started_ms - record.state.started_ms + end.ran_ms)
+        record = self.apply(agreement, JobEnded(cause=end.cause, detail=end.detail))
+        cause = record.state.cause or Cause.UNKNOWN
+        receipt = receipts.build_receipt(
+            record.terms,
+            started_ms=record.state.started_ms,
+            metered_ms=Millis(max(0, metered)),
+            frozen_ms=Millis(min(end.frozen_ms, max(0, metered))),
+            exit_code=end.exit_code,
+            cause=cause,
+            detail=record.state.detail,
+            output=end.output,
+            output_records=end.records,
+            artifacts=end.artifacts,
+            prepaid_ms=record.state.prepaid_ms,
+        )
+        signed = receipts.sign_receipt(self._key, receipt)
+        self.apply(
+            agreement,
+            ReceiptSigned(receipt=signed, amount=receipt.amount),
+            artifacts=end.artifacts,
+            ended_ms=self._clock.now_ms(),
+        )
+        self._runs.finished(agreement)
+        log.info(
+            "job %s ended: %s, %s owed", record.job_id, cause.value, format_amount(receipt.amount)
+        )
+
+    def _program_started(self, agreement: AgreementId) -> None:
+        record = msgspec.structs.replace(
+            self._records[agreement], program_started_ms=self._clock.now_ms()
+        )
+        with self._store.transaction() as txn:
+            self._write(txn, record)
+
+    def kept(self, agreement: AgreementId) -> None:
+        """The client has everything."""
+        self.apply(agreement, KeptReceived())

@@ -1,0 +1,115 @@
+"""From a task to a provider that would take it: the book is asked first, then providers for quotes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from robocompute_node.clocks import Clock
+from robocompute_node.config import NodeConfig
+from robocompute_node.core.matching import Match, explain_no_match, rank
+from robocompute_node.core.tasks import TaskRecord
+from robocompute_node.p2p.port import Network, PeerGone
+from robocompute_node.services.conversation import PeerRefused, expect, say
+from robocompute_node.services.market import Market
+from robocompute_protocol.errors import RemoteProtocolError
+from robocompute_protocol.identifiers import Address, NodeKey, to_base58
+from robocompute_protocol.messages import (
+    PROTOCOL_AGREEMENT,
+    AgreementMessage,
+    Quote,
+    QuoteRequest,
+)
+
+log = logging.getLogger(__name__)
+
+QUOTE_SECONDS: Final = 5.0
+"""A provider that does not answer by then is asked no more for this task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A provider's quote, and the offer it was asked for."""
+
+    match: Match
+    quote: Quote
+
+
+@dataclass(frozen=True, slots=True)
+class NotMatched:
+    """Nobody took it. ``busy``: somebody would, later. ``failed`` are not to be asked again."""
+
+    explanation: str
+    busy: bool
+    failed: tuple[NodeKey, ...]
+
+
+class Matchmaking:
+    """Finds providers for this node's tasks."""
+
+    def __init__(
+        self, network: Network, market: Market, clock: Clock, wallet: Address, config: NodeConfig
+    ) -> None:
+        self._network = network
+        self._market = market
+        self._clock = clock
+        self._wallet = wallet
+        self._config = config
+
+    async def find(self, task: TaskRecord) -> Quoted | NotMatched:
+        """Ask the providers that fit, best first, until one quotes."""
+        now = self._clock.now_ms()
+        offers = [entry.offer for entry in self._market.book.live(now)]
+        matches = rank(
+            offers,
+            task.spec.requirements,
+            max_price=task.max_price_per_hour,
+            mint=self._config.chain.mint,
+            now=now,
+            avoid=frozenset(task.avoid),
+            only=task.only,
+        )
+        busy, failed = 0, list[NodeKey]()
+        why = explain_no_match(
+            [offer for offer in offers if offer.provider not in task.avoid],
+            task.spec.requirements,
+            max_price=task.max_price_per_hour,
+        )
+        for match in matches:
+            provider = match.offer.provider
+            try:
+                quote = await self._ask(provider, task)
+            except PeerRefused as exc:
+                if exc.refused.code == "busy":
+                    busy += 1
+                    continue
+                why = f"{to_base58(provider)} refused: {exc}"
+            except (PeerGone, RemoteProtocolError) as exc:
+                why = f"{to_base58(provider)} did not answer: {exc}"
+            else:
+                budget = task.max_price_per_hour
+                if budget is None or quote.price_per_hour <= budget:
+                    return Quoted(match, quote)
+                why = f"{to_base58(provider)} asks for more than it offered"
+            log.info("no quote: %s", why)
+            failed.append(provider)
+        if busy:
+            why = f"{busy} fitting provider{'s are' if busy > 1 else ' is'} busy"
+        return NotMatched(why, busy > 0, tuple(failed))
+
+    async def _ask(self, provider: NodeKey, task: TaskRecord) -> Quote:
+        request = QuoteRequest(
+            requirements=task.spec.requirements,
+            payer=self._wallet,
+            mint=self._config.chain.mint,
+            wall_ms=task.spec.wall_ms,
+        )
+        async with self._network.open(
+            provider, PROTOCOL_AGREEMENT, timeout_s=QUOTE_SECONDS
+        ) as stream:
+            await say(stream, request)
+            quote = await expect(stream, AgreementMessage, Quote, timeout_s=QUOTE_SECONDS)
+        if quote.mint != request.mint:
+            raise RemoteProtocolError("a quote in another mint than asked for")
+        return quote

@@ -1,0 +1,307 @@
+"""What the owner's clients can ask of this node: the REST server's view of all services."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from robocompute_node.api.port import (
+    InvalidRequest,
+    MissingChunks,
+    NewTask,
+    NoProvider,
+    TaskEvent,
+    TaskStatus,
+    TaskView,
+)
+from robocompute_node.api.views import log_json
+from robocompute_node.clocks import Clock
+from robocompute_node.config import NodeConfig
+from robocompute_node.core.matching import explain_no_match, rank
+from robocompute_node.core.tasks import TaskRecord
+from robocompute_node.executor.port import BlobStore
+from robocompute_node.p2p.port import Network
+from robocompute_node.services.blob_exchange import chunks_of
+from robocompute_node.services.channels import ChannelKeeper, ChannelPhase
+from robocompute_node.services.market import Market
+from robocompute_node.services.rentals import Rentals
+from robocompute_node.services.task_book import TaskBook
+from robocompute_protocol import codec, limits
+from robocompute_protocol.errors import ChainError
+from robocompute_protocol.identifiers import (
+    Address,
+    Digest,
+    NodeKey,
+    address_from_base58,
+    digest,
+    to_base58,
+)
+from robocompute_protocol.messages import Manifest, Offer, Receipt, TaskSpec
+from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
+from robocompute_settlement.port import Settlement
+
+LAMPORTS_PLACES: Final = 9
+"""Decimals of SOL."""
+START_GRACE_MS: Final = 3_000
+"""A node that just started may not have met anybody: for this long a task may wait for offers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The services the owner's requests reach."""
+
+    config: NodeConfig
+    clock: Clock
+    network: Network
+    blobs: BlobStore
+    chain: Settlement
+    market: Market
+    wallet: Address
+    tasks: TaskBook
+    channels: ChannelKeeper
+    rentals: Rentals
+    provider_status: Callable[[], Mapping[str, object]]
+    version: str
+
+
+class OwnerApi:
+    """Implements ``api.port.NodeApi``."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._started_ms = parts.clock.now_ms()
+
+    # --- node and market ------------------------------------------------------------------------
+
+    def node_status(self) -> Mapping[str, object]:
+        parts = self._parts
+        offers = list(parts.market.book.live(parts.clock.now_ms()))
+        return {
+            "node": to_base58(parts.network.key),
+            "version": parts.version,
+            "roles": [role.value for role in parts.config.node.roles],
+            "addresses": list(parts.network.addresses),
+            "peers": [to_base58(peer) for peer in parts.network.peers()],
+            "offers": len(offers),
+            "tasks_unfinished": len(parts.tasks.unfinished()),
+            "chain": {
+                "rpc_url": parts.config.chain.rpc_url,
+                "program_id": to_base58(parts.config.chain.program_id),
+            },
+            "wallet_address": to_base58(parts.wallet),
+            "provider": dict(parts.provider_status()),
+        }
+
+    def offers(self) -> list[Mapping[str, object]]:
+        now = self._parts.clock.now_ms()
+        entries = sorted(
+            self._parts.market.book.live(now), key=lambda entry: entry.offer.price_per_hour
+        )
+        return [_offer_json(entry.offer, now) for entry in entries]
+
+    async def wallet_balance(self) -> Mapping[str, object]:
+        parts = self._parts
+        mint = parts.config.chain.mint
+        balance = await parts.chain.balance(parts.wallet, mint)
+        locked = 0
+        for record in parts.channels.all():
+            if record.phase in (ChannelPhase.OPEN, ChannelPhase.CLOSING):
+                view = await parts.chain.channel(record.channel)
+                locked += 0 if view is None else view.deposit - view.settled
+        stake = await parts.chain.stake_of(parts.wallet, mint)
+        usdt = parts.config.chain.mint_usdt
+        return {
+            "wallet_address": to_base58(parts.wallet),
+            "usdc_balance": format_amount(await parts.chain.token_balance(parts.wallet, mint)),
+            "usdt_balance": format_amount(await parts.chain.token_balance(parts.wallet, usdt)),
+            "sol_balance": _sol(await parts.chain.lamports(parts.wallet)),
+            "node_sol_balance": _sol(await parts.chain.lamports(Address(parts.network.key))),
+            "available": format_amount(0 if balance is None else balance.available),
+            "fees_owed": format_amount(0 if balance is None else balance.fees_owed),
+            "locked": format_amount(locked),
+            "staked": format_amount(0 if stake is None else stake.bonded),
+            "currency": "USDC",
+        }
+
+    # --- blobs ----------------------------------------------------------------------------------
+
+    def missing_chunks(self, chunks: tuple[Digest, ...]) -> tuple[Digest, ...]:
+        return self._parts.blobs.missing(chunks)
+
+    async def put_chunk(self, data: bytes) -> Digest:
+        return self._parts.blobs.put(data)
+
+    def chunk(self, chunk: Digest) -> bytes:
+        return self._parts.blobs.get(chunk)
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    async def create_task(self, task: NewTask) -> TaskView:
+        parts = self._parts
+        if not parts.config.is_client:
+            raise InvalidRequest(
+                "this node does not rent: add the role client to [node] roles in its config.toml"
+            )
+        if task.idempotency_key is not None:
+            known = parts.tasks.by_idempotency_key(task.idempotency_key)
+            if known is not None:
+                return self._view(known)
+        missing = parts.blobs.missing(chunks_of(task.upload))
+        if missing:
+            raise MissingChunks(
+                f"{len(missing)} chunks of the upload are not here",
+                details={"missing": [chunk.hex() for chunk in missing]},
+            )
+        manifest = codec.encode(task.upload)
+        if len(manifest) > limits.MAX_CHUNK_BYTES:
+            raise InvalidRequest("the upload has too many files; leave some out in .chiselignore")
+        spec = TaskSpec(
+            app_name=task.name,
+            argv=task.argv,
+            env=task.env,
+            requirements=task.requirements,
+            upload=parts.blobs.put(manifest),
+            requirements_file=task.requirements_file,
+            wall_ms=task.timeout,
+        )
+        max_price = task.max_price_per_hour
+        if max_price is None:
+            max_price = parts.config.client.max_price_per_hour
+        only = None if task.provider is None else _node_key(task.provider)
+        await self._check_it_can_run(spec, max_price, only, wait=task.wait)
+        record = TaskRecord(
+            task_id=secrets.token_hex(16),
+            spec=spec,
+            spec_digest=digest(codec.encode(spec)),
+            max_price_per_hour=max_price,
+            only=only,
+            wait=task.wait,
+            created_ms=parts.clock.now_ms(),
+            idempotency_key=task.idempotency_key,
+        )
+        parts.tasks.add(record)
+        parts.rentals.begin(record.task_id)
+        return self._view(record)
+
+    async def _check_it_can_run(
+        self, spec: TaskSpec, max_price: MicroUnits, only: NodeKey | None, *, wait: bool
+    ) -> None:
+        parts = self._parts
+        now = parts.clock.now_ms()
+        offers = [entry.offer for entry in parts.market.book.live(now)]
+        matches = rank(
+            offers,
+            spec.requirements,
+            max_price=max_price,
+            mint=parts.config.chain.mint,
+            now=now,
+            only=only,
+        )
+        young = now - self._started_ms < START_GRACE_MS and not offers
+        if not matches and not wait and not young:
+            if only is not None:
+                offers = [offer for offer in offers if offer.provider == only]
+            raise NoProvider(explain_no_match(offers, spec.requirements, max_price=max_price))
+        price = matches[0].price if matches else max_price
+        first = charge(price, Millis(int(parts.config.client.first_tick_s * 1000)))
+        try:
+            await parts.channels.check_funds(first)
+        except ChainError as exc:
+            exc.details.setdefault("hint", "the task was not created")
+            raise
+
+    def task(self, task_id: str) -> TaskView:
+        return self._view(self._parts.tasks.get(task_id))
+
+    def tasks(self, *, status: TaskStatus | None, limit: int, offset: int) -> list[TaskView]:
+        records = self._parts.tasks.listed(status=status, limit=limit, offset=offset)
+        return [self._view(record) for record in records]
+
+    def _view(self, record: TaskRecord) -> TaskView:
+        return record.view(cost_so_far=self._parts.rentals.cost_so_far(record))
+
+    async def cancel_task(self, task_id: str) -> TaskView:
+        parts = self._parts
+        if not parts.tasks.get(task_id).ended:
+            parts.tasks.update(task_id, cancel_requested=True)
+            parts.tasks.cancelled(task_id).set()
+        return self.task(task_id)
+
+    def events(self, task_id: str, *, after: int) -> AsyncIterator[TaskEvent]:
+        return self._parts.tasks.events(task_id, after=after)
+
+    def logs(self, task_id: str, *, lines: int, start: int | None) -> list[Mapping[str, object]]:
+        log = self._parts.tasks.log(task_id)
+        events = log.last_outputs(lines) if start is None else log.outputs_from(start, lines)
+        return [log_json(event.data) for event in events]
+
+    def artifacts(self, task_id: str) -> Manifest:
+        record = self._parts.tasks.get(task_id)
+        if record.artifacts is None:
+            return Manifest(files=())
+        raw = self._parts.blobs.get(record.artifacts)
+        return codec.decode(Manifest, raw, limit=limits.MAX_MANIFEST_BYTES)
+
+    async def receipt(self, task_id: str) -> Mapping[str, object] | None:
+        parts = self._parts
+        record = parts.tasks.get(task_id)
+        if record.receipt is None or record.agreement is None:
+            return None
+        receipt = codec.decode(Receipt, record.receipt.body, limit=limits.MAX_FRAME_BYTES)
+        channel = parts.channels.get(receipt.channel)
+        view = await parts.chain.channel(receipt.channel)
+        settled = 0 if view is None else view.settled
+        paid = view is None or settled >= channel.ledger.closed_total
+        signatures = await parts.chain.signatures(Address(receipt.channel), limit=1)
+        return {
+            "task_id": task_id,
+            "provider": to_base58(record.receipt.key),
+            "agreement": receipt.agreement.hex(),
+            "task_hash": receipt.task.hex(),
+            "terms_hash": receipt.terms.hex(),
+            "started_ms": receipt.started_ms,
+            "metered_ms": receipt.metered_ms,
+            "frozen_ms": receipt.frozen_ms,
+            "exit_code": receipt.exit_code,
+            "cause": receipt.cause.value,
+            "output_records": receipt.output_records,
+            "output_hash": receipt.output.hex(),
+            "artifacts_hash": receipt.artifacts.hex(),
+            "price_per_hour": format_amount(record.price_per_hour or 0),
+            "prepaid": format_amount(receipt.prepaid),
+            "amount": format_amount(receipt.amount),
+            "signature": record.receipt.signature.hex(),
+            "signed_bytes": record.receipt.body.hex(),
+            "channel": {
+                "address": to_base58(receipt.channel),
+                "deposit": format_amount(channel.deposit),
+                "cumulative": format_amount(channel.ledger.cumulative),
+                "credit": format_amount(channel.ledger.credit),
+                "settled": format_amount(settled),
+            },
+            "settlement": {"signature": signatures[0] if signatures and paid else None},
+        }
+
+
+def _node_key(text: str) -> NodeKey:
+    try:
+        return NodeKey(bytes(address_from_base58(text)))
+    except ValueError as exc:
+        raise InvalidRequest(f"provider: {exc}") from exc
+
+
+def _sol(lamports: int) -> str:
+    return f"{lamports // 10**LAMPORTS_PLACES}.{lamports % 10**LAMPORTS_PLACES:09d}"
+
+
+def _offer_json(offer: Offer, now: Millis) -> Mapping[str, object]:
+    body = msgspec.to_builtins(offer, builtin_types=(bytes,))
+    for field in ("provider", "mint", "payee", "stake"):
+        body[field] = to_base58(body[field])
+    body["price_per_hour"] = format_amount(offer.price_per_hour)
+    body["age_s"] = max(0, now - offer.sequence) // 1000
+    return body

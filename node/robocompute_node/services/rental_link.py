@@ -1,0 +1,302 @@
+"""One rental's talk with its provider: order, payments, the job's feed, cancel.
+
+Each conversation can break and begin again at any point; ``heard_ms`` says when the provider last
+answered anything, which is what the horizon is measured from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from robocompute_node.clocks import Clock
+from robocompute_node.p2p.port import FrameStream, Network, PeerGone
+from robocompute_node.services.channels import ChannelKeeper
+from robocompute_node.services.conversation import hear, hear_or_end, say
+from robocompute_node.services.rental_book import RentalBook, RentalRecord
+from robocompute_protocol import terms as rules
+from robocompute_protocol.agreement import ClientPhase
+from robocompute_protocol.errors import RemoteProtocolError, RoboComputeError
+from robocompute_protocol.identifiers import AgreementId
+from robocompute_protocol.messages import (
+    PROTOCOL_AGREEMENT,
+    PROTOCOL_JOB,
+    PROTOCOL_PAY,
+    AgreementMessage,
+    Appended,
+    Attach,
+    CancelRequest,
+    Ended,
+    Extend,
+    Finished,
+    JobMessage,
+    Kept,
+    Leased,
+    NeverLeased,
+    Output,
+    PayMessage,
+    Refused,
+    Stage,
+    Waiting,
+)
+from robocompute_protocol.money import MicroUnits, Millis
+from robocompute_protocol.steps import (
+    CancelRequested,
+    ExtensionFellDue,
+    RefusalReceived,
+    ResultsStored,
+    SendExtension,
+)
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_SECONDS: Final = 0.2
+RETRY_LAST_SECONDS: Final = 3.0
+"""Between tries to reach a provider: soon at first, then so that a restart is noticed quickly."""
+ORDER_SECONDS: Final = 60.0
+"""An order waits for its channel's confirmation at most half of this on the provider's side."""
+PAY_SECONDS: Final = 10.0
+"""A voucher that is not answered by then is sent again."""
+FEED_SILENCE_SECONDS: Final = 3_600.0
+"""A feed may be silent as long as a job is; whether the provider lives is seen by its ticks."""
+
+
+class JobSink:
+    """Where a feed's contents go. Subclassed by the service that keeps tasks."""
+
+    def position(self) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """The next output number, and the live files held so far."""
+        raise NotImplementedError
+
+    def stage(self, stage: Stage) -> None:
+        raise NotImplementedError
+
+    def output(self, records: list[Output]) -> None:
+        raise NotImplementedError
+
+    def metrics(self, grown: Appended) -> None:
+        raise NotImplementedError
+
+    async def results(self, finished: Finished) -> None:
+        """Fetch and keep everything; the provider deletes it afterwards. Raises: PeerGone."""
+        raise NotImplementedError
+
+
+class Retry:
+    """Growing pauses between tries, short again after a success."""
+
+    def __init__(self) -> None:
+        self._pause = RETRY_FIRST_SECONDS
+
+    async def pause(self) -> None:
+        await trio.sleep(self._pause)
+        self._pause = min(RETRY_LAST_SECONDS, self._pause * 1.6)
+
+    def reset(self) -> None:
+        self._pause = RETRY_FIRST_SECONDS
+
+
+class RentalLink:
+    """The conversations of one agreement."""
+
+    def __init__(
+        self,
+        network: Network,
+        clock: Clock,
+        book: RentalBook,
+        channels: ChannelKeeper,
+        agreement: AgreementId,
+        sink: JobSink,
+    ) -> None:
+        self._network = network
+        self._clock = clock
+        self._book = book
+        self._channels = channels
+        self._agreement = agreement
+        self._sink = sink
+        self.heard_ms = clock.now_ms()
+
+    @property
+    def record(self) -> RentalRecord:
+        return self._book.get(self._agreement)
+
+    def _heard(self) -> None:
+        self.heard_ms = self._clock.now_ms()
+        self._channels.seen(self.record.terms.channel)
+
+    async def _persist(
+        self, what: str, talk: Callable[[], Awaitable[bool]], *, while_: tuple[ClientPhase, ...]
+    ) -> None:
+        """Repeat ``talk`` until it is done (True) or the phase is none of ``while_``."""
+        retry = Retry()
+        while self.record.state.phase in while_:
+            try:
+                if await talk():
+                    return
+                retry.reset()
+            except (PeerGone, RemoteProtocolError) as exc:
+                log.info("%s, will retry: %s", what, exc)
+            await retry.pause()
+
+    # --- order ----------------------------------------------------------------------------------
+
+    async def place(self, task: bytes) -> None:
+        """Send the order until the agreement is active, refused or over."""
+
+        async def talk() -> bool:
+            async with self._network.open(self.record.provider, PROTOCOL_AGREEMENT) as stream:
+                await say(stream, self._book.order_of(self.record, task))
+                return await self._take_answer(stream)
+
+        await self._persist("order not answered", talk, while_=(ClientPhase.ORDERED,))
+
+    async def cancel(self, reason: str) -> None:
+        """Ask for the end until there is a receipt or a never-leased statement."""
+        self._book.apply(self._agreement, CancelRequested(reason=reason))
+        await self._persist(
+            "cancel not answered",
+            self.try_cancel,
+            while_=(ClientPhase.CANCELLING, ClientPhase.ORDERED),
+        )
+
+    async def try_cancel(self) -> bool:
+        """Ask once; True when the agreement is over. Raises: PeerGone, RemoteProtocolError."""
+        reason = self.record.state.reason or "cancelled"
+        async with self._network.open(self.record.provider, PROTOCOL_AGREEMENT) as stream:
+            await say(stream, CancelRequest(agreement=self._agreement, reason=reason))
+            return await self._take_answer(stream)
+
+    async def _take_answer(self, stream: FrameStream) -> bool:
+        while True:
+            answer = await hear(stream, AgreementMessage, timeout_s=ORDER_SECONDS)
+            self._heard()
+            match answer:
+                case Waiting():
+                    self._sink.stage(
+                        Stage(stage="ordering", detail=answer.reason.replace("_", " "))
+                    )
+                case Leased():
+                    self._book.leased(self._agreement, answer)
+                    return True
+                case NeverLeased():
+                    self._book.never_leased(self._agreement, answer.statement)
+                    return True
+                case Ended():
+                    self._book.ended(self._agreement, answer.receipt)
+                    return True
+                case Refused():
+                    log.info("provider refused: %s", answer.message)
+                    self._book.apply(self._agreement, RefusalReceived(code=answer.code))
+                    return answer.code != "unknown_agreement"
+                case _:
+                    raise RemoteProtocolError("not an answer to an order or a cancel")
+
+    # --- payments -------------------------------------------------------------------------------
+
+    async def keep_paid(self) -> None:
+        """Sign the next voucher whenever it falls due, until the agreement is over."""
+        await self._persist(
+            "payment not answered",
+            self._pay_over_one_stream,
+            while_=(ClientPhase.ACTIVE, ClientPhase.CANCELLING),
+        )
+
+    async def _pay_over_one_stream(self) -> bool:
+        async with self._network.open(self.record.provider, PROTOCOL_PAY) as stream:
+            while True:
+                record = self.record
+                if record.state.phase is not ClientPhase.ACTIVE:
+                    return True
+                due, total = rules.next_extension(
+                    record.terms,
+                    elapsed_ms=self._book.elapsed(record),
+                    prepaid_ms=record.state.leased_ms,
+                )
+                wait_ms = due - self._book.elapsed(record)
+                if wait_ms > 0:
+                    with trio.move_on_after(wait_ms / 1000):
+                        await self._book.changed(self._agreement).wait()
+                    continue
+                await self._extend(stream, total)
+
+    async def _extend(self, stream: FrameStream, total: Millis) -> None:
+        _, effects = self._book.apply(self._agreement, ExtensionFellDue(prepaid_ms=total))
+        for effect in effects:
+            if not isinstance(effect, SendExtension):
+                continue
+            try:
+                message = await self._voucher_for(effect.prepaid_ms)
+            except RoboComputeError as exc:
+                self._sink.stage(Stage(stage="running", detail=f"cannot pay on: {exc}"))
+                await trio.sleep(RETRY_LAST_SECONDS)
+                return
+            await say(stream, message)
+            answer = await hear(stream, PayMessage, timeout_s=PAY_SECONDS)
+            self._heard()
+            match answer:
+                case Leased():
+                    self._book.leased(self._agreement, answer)
+                case Ended():
+                    self._book.ended(self._agreement, answer.receipt)
+                case Refused():
+                    self._book.apply(self._agreement, RefusalReceived(code=answer.code))
+                    log.warning("payment refused, will retry: %s", answer.message)
+                    await trio.sleep(1.0)
+                case _:
+                    raise RemoteProtocolError("not an answer to a voucher")
+
+    async def _voucher_for(self, prepaid_ms: Millis) -> Extend:
+        """Raise the ledger to ``prepaid_ms``, topping the channel up first where it is short.
+
+        Raises: InsufficientFunds, ChainError.
+        """
+        terms = self.record.terms
+        amount = rules.prepaid_amount(terms, prepaid_ms)
+        ledger = self._channels.get(terms.channel).ledger
+        more = MicroUnits(max(0, amount - ledger.paid(self._agreement)))
+        await self._channels.cover(terms.channel, more)
+        voucher = self._channels.promise(terms.channel, self._agreement, amount)
+        return Extend(agreement=self._agreement, prepaid_ms=prepaid_ms, voucher=voucher)
+
+    # --- the job's feed -------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Take in everything the job says until its results are stored, or the provider is lost."""
+        await self._persist(
+            "job feed cut",
+            self._feed_once,
+            while_=(ClientPhase.ACTIVE, ClientPhase.CANCELLING, ClientPhase.ENDED),
+        )
+
+    async def _feed_once(self) -> bool:
+        next_output, files = self._sink.position()
+        async with self._network.open(self.record.provider, PROTOCOL_JOB) as stream:
+            await say(
+                stream,
+                Attach(agreement=self._agreement, next_sequence=next_output, files=files),
+            )
+            while True:
+                message = await hear_or_end(stream, JobMessage, timeout_s=FEED_SILENCE_SECONDS)
+                self._heard()
+                match message:
+                    case None:
+                        raise PeerGone("the job's feed ended before the job did")
+                    case Output():
+                        self._sink.output([message])
+                    case Stage():
+                        self._sink.stage(message)
+                    case Appended():
+                        self._sink.metrics(message)
+                    case Finished():
+                        self._book.ended(self._agreement, message.receipt)
+                        await self._sink.results(message)
+                        self._book.apply(self._agreement, ResultsStored())
+                        await say(stream, Kept(agreement=self._agreement))
+                        return True
+                    case Refused():
+                        raise RemoteProtocolError(f"no feed of this job: {message.message}")
+                    case _:
+                        raise RemoteProtocolError("not a message of a job's feed")

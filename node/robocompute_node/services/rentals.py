@@ -1,0 +1,429 @@
+"""A task's way from its owner to a provider and home again.
+
+One task of this service drives one task of the owner, through every restart: what was stored says
+where to go on. Money is promised by ``RentalBook``, the talking is done by ``RentalLink``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final, NoReturn
+
+import trio
+
+from robocompute_node.api.port import InsufficientFunds, TaskStatus
+from robocompute_node.api.views import task_json
+from robocompute_node.clocks import Clock
+from robocompute_node.config import NodeConfig
+from robocompute_node.core.tasks import TaskRecord, end_message, status_of
+from robocompute_node.executor.port import BlobStore
+from robocompute_node.p2p.port import Network, PeerGone
+from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
+from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
+from robocompute_node.services.conversation import PeerRefused
+from robocompute_node.services.market import Market
+from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
+from robocompute_node.services.metrics_inbox import MetricsInbox
+from robocompute_node.services.rental_book import RentalBook, RentalRecord
+from robocompute_node.services.rental_link import RentalLink
+from robocompute_node.services.task_book import TaskBook
+from robocompute_node.services.task_sink import TaskSink
+from robocompute_node.store import Transaction
+from robocompute_protocol import codec, limits
+from robocompute_protocol.agreement import ClientPhase
+from robocompute_protocol.causes import ANSWERABLE, Cause, Side
+from robocompute_protocol.errors import ChainError, RemoteProtocolError, RoboComputeError
+from robocompute_protocol.identifiers import Address, NodeKey, to_base58
+from robocompute_protocol.messages import Manifest, Receipt, Terms
+from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
+from robocompute_protocol.steps import HorizonPassed, ResultsStored
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS: Final = 1.0
+"""A waiting task looks at the market at least this often."""
+HORIZON_POLL_SECONDS: Final = 0.5
+"""How soon a passed horizon is noticed."""
+RECLAIM_SECONDS: Final = 10.0
+"""Between tries to reach a provider that was lost: its receipt turns what was promised to credit."""
+
+
+class Rentals:
+    """Drives this node's tasks."""
+
+    def __init__(
+        self,
+        network: Network,
+        clock: Clock,
+        config: NodeConfig,
+        wallet: Address,
+        tasks: TaskBook,
+        book: RentalBook,
+        channels: ChannelKeeper,
+        blobs: BlobStore,
+        exchange: BlobExchange,
+        market: Market,
+        matchmaking: Matchmaking,
+        inbox: MetricsInbox,
+    ) -> None:
+        self._network = network
+        self._clock = clock
+        self._config = config
+        self._wallet = wallet
+        self._tasks = tasks
+        self._book = book
+        self._channels = channels
+        self._blobs = blobs
+        self._exchange = exchange
+        self._market = market
+        self._matchmaking = matchmaking
+        self._inbox = inbox
+        self._nursery: trio.Nursery | None = None
+
+    def begin(self, task_id: str) -> None:
+        """Drive a task that was just stored."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._drive, task_id)
+
+    def cost_so_far(self, task: TaskRecord) -> MicroUnits | None:
+        """What a running task's time comes to now; None before it is leased."""
+        if task.agreement is None or task.ended:
+            return None
+        return self._book.cost_so_far(self._book.get(task.agreement))
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Go on with every unfinished task, and drive new ones, until cancelled."""
+        self._book.forget_unplaced()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for task in self._tasks.unfinished():
+                nursery.start_soon(self._drive, task.task_id)
+            nursery.start_soon(self._reclaim)
+            task_status.started()
+            await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    # --- one task -------------------------------------------------------------------------------
+
+    async def _drive(self, task_id: str) -> None:
+        try:
+            while not (task := self._tasks.get(task_id)).ended:
+                if task.agreement is None:
+                    rental = await self._find_and_order(task)
+                    if rental is None:
+                        continue
+                else:
+                    rental = self._book.get(task.agreement)
+                await self._see_through(rental)
+        except RoboComputeError as exc:
+            if self._tasks.get(task_id).ended:
+                raise
+            log.error("task %s failed: %s", task_id, exc)
+            self._fail(task_id, str(exc))
+
+    async def _find_and_order(self, task: TaskRecord) -> RentalRecord | None:
+        """Return a stored order; None when the task ended, or is to look again."""
+        if task.cancel_requested:
+            self._end(task, Cause.CANCELLED, message="cancelled before it began; cost 0.000000")
+            return None
+        self._stage(task.task_id, "matching", "asking providers")
+        found = await self._matchmaking.find(task)
+        if isinstance(found, NotMatched):
+            await self._not_matched(task, found)
+            return None
+        self._tasks.log(task.task_id).append(
+            "match",
+            {
+                "provider": to_base58(found.match.offer.provider),
+                "price_per_hour": format_amount(found.quote.price_per_hour),
+                "why": found.match.why,
+            },
+        )
+        try:
+            channel = await self._fund_and_upload(task, found)
+        except* (PeerGone, PeerRefused, RemoteProtocolError) as exc:
+            log.warning("provider left out after the quote: %s", exc.exceptions[0])
+            self._avoid(task, found.match.offer.provider)
+        except* InsufficientFunds as exc:
+            self._fail(task.task_id, str(exc.exceptions[0]))
+        except* ChainError as exc:
+            self._stage(task.task_id, "funding", f"the chain is busy: {exc.exceptions[0]}")
+            await trio.sleep(LOOK_AGAIN_SECONDS)
+        else:
+            if channel is not None and not self._tasks.get(task.task_id).cancel_requested:
+                return self._place(task, found, channel)
+        return None
+
+    async def _not_matched(self, task: TaskRecord, found: NotMatched) -> None:
+        for provider in found.failed:
+            task = self._avoid(task, provider)
+        if not (found.busy or task.wait or self._young(task)):
+            self._fail(task.task_id, found.explanation)
+            return
+        self._stage(task.task_id, "matching", found.explanation)
+        cancelled = self._tasks.cancelled(task.task_id)
+        with trio.move_on_after(LOOK_AGAIN_SECONDS):
+            async with trio.open_nursery() as nursery:
+
+                async def until(event: trio.Event) -> None:
+                    await event.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(until, cancelled)
+                if not found.busy:
+                    nursery.start_soon(until, self._market.learnt())
+
+    def _young(self, task: TaskRecord) -> bool:
+        """A node that just started may not have met the market yet."""
+        age = self._clock.now_ms() - task.created_ms
+        return age < 5_000 and not task.avoid
+
+    def _avoid(self, task: TaskRecord, provider: NodeKey) -> TaskRecord:
+        avoid = (*self._tasks.get(task.task_id).avoid, provider)
+        return self._tasks.update(task.task_id, avoid=avoid)
+
+    async def _fund_and_upload(self, task: TaskRecord, found: Quoted) -> ChannelRecord | None:
+        """Lock the money and bring the files, at once. None when the owner cancelled meanwhile."""
+        quote, provider = found.quote, found.match.offer.provider
+        first = Millis(int(self._config.client.first_tick_s * 1000))
+        channels: list[ChannelRecord] = []
+        async with trio.open_nursery() as nursery:
+
+            async def fund() -> None:
+                with trio.CancelScope(shield=True):  # a transaction on its way is waited for
+                    channels.append(
+                        await self._channels.ensure(
+                            quote.payee,
+                            provider,
+                            needed=charge(quote.price_per_hour, first),
+                            min_challenge_s=quote.min_challenge_s,
+                        )
+                    )
+
+            async def bring() -> None:
+                await self._upload(task, provider)
+                if not channels:
+                    self._stage(task.task_id, "funding", "opening a payment channel")
+
+            async def both() -> None:
+                async with trio.open_nursery() as pair:
+                    pair.start_soon(fund)
+                    pair.start_soon(bring)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(both)
+            await self._tasks.cancelled(task.task_id).wait()
+            nursery.cancel_scope.cancel()
+        return channels[0] if channels else None
+
+    async def _upload(self, task: TaskRecord, provider: NodeKey) -> None:
+        manifest = codec.decode(
+            Manifest, self._blobs.get(task.spec.upload), limit=limits.MAX_MANIFEST_BYTES
+        )
+        chunks = (task.spec.upload, *chunks_of(manifest))
+
+        async def told(sent: int, wanted: int) -> None:
+            self._stage(task.task_id, "uploading", f"{sent} of {wanted} chunks")
+
+        await self._exchange.push(provider, chunks, told=told)
+
+    def _place(self, task: TaskRecord, found: Quoted, channel: ChannelRecord) -> RentalRecord:
+        quote, client = found.quote, self._config.client
+        terms = Terms(
+            task=task.spec_digest,
+            payer=self._wallet,
+            payer_node=self._network.key,
+            payee=quote.payee,
+            payee_node=found.match.offer.provider,
+            stake=quote.stake,
+            mint=quote.mint,
+            channel=channel.channel,
+            nonce=bytes.fromhex(task.task_id),
+            slots=quote.slots,
+            price_per_hour=quote.price_per_hour,
+            horizon_ms=Millis(int(client.horizon_s * 1000)),
+            first_tick_ms=Millis(int(min(client.first_tick_s, client.horizon_s) * 1000)),
+            start_deadline_ms=Millis(int(client.start_deadline_s * 1000)),
+        )
+        changes: dict[str, Any] = {
+            "provider": terms.payee_node,
+            "price_per_hour": terms.price_per_hour,
+        }
+
+        def with_task(txn: Transaction, rental: RentalRecord) -> None:
+            self._tasks.put(txn, task.task_id, agreement=rental.state.agreement, **changes)
+
+        rental = self._book.place(task.task_id, terms, with_task)
+        self._stage(task.task_id, "ordering", "")
+        return rental
+
+    # --- one agreement --------------------------------------------------------------------------
+
+    async def _see_through(self, rental: RentalRecord) -> None:
+        agreement, task_id = rental.state.agreement, rental.task_id
+        link = self._link(rental)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_horizon, link, nursery.cancel_scope)
+            nursery.start_soon(self._watch_cancel, link, task_id)
+            await link.place(codec.encode(self._tasks.get(task_id).spec))
+            phase = link.record.state.phase
+            if phase in (ClientPhase.ACTIVE, ClientPhase.ENDED, ClientPhase.CANCELLING):
+                if link.record.state.ticks:
+                    self._running(task_id, link.record)
+                    nursery.start_soon(link.keep_paid)
+                    await link.follow()
+                else:
+                    await link.cancel(link.record.state.reason or "cancelled")
+            nursery.cancel_scope.cancel()
+        self._conclude(task_id, self._book.get(agreement))
+
+    def _link(self, rental: RentalRecord) -> RentalLink:
+        sink = TaskSink(
+            self._tasks, self._inbox, self._blobs, self._exchange, rental.task_id, rental.provider
+        )
+        return RentalLink(
+            self._network, self._clock, self._book, self._channels, rental.state.agreement, sink
+        )
+
+    def _running(self, task_id: str, rental: RentalRecord) -> None:
+        self._tasks.update(task_id, status=TaskStatus.RUNNING, started_ms=rental.state.started_ms)
+
+    async def _watch_cancel(self, link: RentalLink, task_id: str) -> None:
+        await self._tasks.cancelled(task_id).wait()
+        if link.record.state.phase in (
+            ClientPhase.ORDERED,
+            ClientPhase.ACTIVE,
+            ClientPhase.CANCELLING,
+        ):
+            await link.cancel("cancelled")
+
+    async def _watch_horizon(self, link: RentalLink, scope: trio.CancelScope) -> None:
+        """Give the provider up when nothing was heard of it for the horizon."""
+        horizon = link.record.terms.horizon_ms
+        while self._clock.now_ms() - link.heard_ms <= horizon:
+            await trio.sleep(HORIZON_POLL_SECONDS)
+        self._book.apply(link.record.state.agreement, HorizonPassed())
+        scope.cancel()
+
+    def _conclude(self, task_id: str, rental: RentalRecord) -> None:
+        task = self._tasks.get(task_id)
+        state = rental.state
+        if state.receipt is not None:
+            self._conclude_with_receipt(task, rental)
+        elif state.phase is ClientPhase.NEVER_LEASED:
+            if task.cancel_requested:
+                self._end(task, Cause.CANCELLED, message="cancelled before it ran; cost 0.000000")
+            else:
+                self._avoid(task, rental.provider)
+                self._tasks.update(task_id, agreement=None, provider=None, price_per_hour=None)
+        else:
+            held = rental.promised
+            self._end(
+                task,
+                Cause.PROVIDER_LOST,
+                prepaid=held,
+                cost=MicroUnits(0),
+                message=end_message(
+                    Cause.PROVIDER_LOST,
+                    exit_code=None,
+                    detail="",
+                    cost=MicroUnits(0),
+                    held=held,
+                )
+                + "; run it again to have it elsewhere",
+            )
+
+    def _conclude_with_receipt(self, task: TaskRecord, rental: RentalRecord) -> None:
+        signed = rental.state.receipt
+        assert signed is not None
+        receipt = codec.decode(Receipt, signed.body, limit=limits.MAX_FRAME_BYTES)
+        fetched = rental.state.phase is ClientPhase.KEPT
+        message = end_message(
+            receipt.cause,
+            exit_code=receipt.exit_code,
+            detail=receipt.detail,
+            cost=receipt.amount,
+            held=MicroUnits(0),
+        )
+        if not fetched:
+            message += "; the provider went away before all results were fetched"
+        self._end(
+            task,
+            receipt.cause,
+            exit_code=receipt.exit_code,
+            prepaid=receipt.prepaid,
+            cost=receipt.amount,
+            message=message,
+            receipt=signed,
+            artifacts=receipt.artifacts if fetched else None,
+        )
+
+    # --- money that is held by lost providers -----------------------------------------------------
+
+    async def _reclaim(self) -> None:
+        while True:
+            await trio.sleep(RECLAIM_SECONDS)
+            for rental in self._book.lost():
+                try:
+                    await self._link(rental).try_cancel()
+                except (PeerGone, RemoteProtocolError) as exc:
+                    log.debug("lost provider still away: %s", exc)
+                    continue
+                self._came_back(self._book.get(rental.state.agreement))
+
+    def _came_back(self, rental: RentalRecord) -> None:
+        signed = rental.state.receipt
+        if rental.state.phase is not ClientPhase.ENDED or signed is None:
+            return
+        self._book.apply(rental.state.agreement, ResultsStored())
+        receipt = codec.decode(Receipt, signed.body, limit=limits.MAX_FRAME_BYTES)
+        self._tasks.update(
+            rental.task_id,
+            receipt=signed,
+            cost=receipt.amount,
+            message=end_message(
+                receipt.cause,
+                exit_code=receipt.exit_code,
+                detail="the provider came back; what was not used is credit with it",
+                cost=receipt.amount,
+                held=MicroUnits(0),
+            ),
+        )
+
+    # --- what the owner sees --------------------------------------------------------------------
+
+    def _stage(self, task_id: str, stage: str, detail: str) -> None:
+        self._tasks.enter_stage(task_id, stage, detail)
+
+    def _fail(self, task_id: str, message: str) -> None:
+        self._tasks.update(
+            task_id,
+            status=TaskStatus.FAILED,
+            stage="done",
+            stage_detail="",
+            ended_ms=self._clock.now_ms(),
+            cost=MicroUnits(0),
+            ended_by=Side.CLIENT,
+            message=message,
+        )
+        self._tell_end(task_id)
+
+    def _end(self, task: TaskRecord, cause: Cause, **changes: Any) -> None:
+        fields: dict[str, Any] = {"cost": MicroUnits(0), "exit_code": None} | changes
+        self._tasks.update(
+            task.task_id,
+            status=status_of(cause, fields["exit_code"]),
+            stage="done",
+            stage_detail="",
+            ended_ms=self._clock.now_ms(),
+            cause=cause,
+            ended_by=ANSWERABLE[cause],
+            **fields,
+        )
+        self._tell_end(task.task_id)
+
+    def _tell_end(self, task_id: str) -> None:
+        task = self._tasks.get(task_id)
+        self._tasks.log(task_id).append("ended", task_json(task.view(cost_so_far=None)))

@@ -1,0 +1,80 @@
+"""Where a job's feed ends: the task's event log, the metrics folder, the blob store."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any, Final
+
+from robocompute_node.executor.port import BlobStore
+from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
+from robocompute_node.services.metrics_inbox import LIVE_PREFIX, MetricsInbox
+from robocompute_node.services.rental_link import JobSink
+from robocompute_node.services.task_book import TaskBook
+from robocompute_protocol import codec, limits
+from robocompute_protocol.identifiers import NodeKey
+from robocompute_protocol.messages import Appended, Finished, Manifest, Output, Stage
+
+MAX_META_BYTES: Final = 1 << 20
+"""A run's meta.json that is put beside its metrics at the end."""
+
+
+class TaskSink(JobSink):
+    """Puts what one job says where its owner looks."""
+
+    def __init__(
+        self,
+        tasks: TaskBook,
+        inbox: MetricsInbox,
+        blobs: BlobStore,
+        exchange: BlobExchange,
+        task_id: str,
+        provider: NodeKey,
+    ) -> None:
+        self._tasks = tasks
+        self._inbox = inbox
+        self._blobs = blobs
+        self._exchange = exchange
+        self._task_id = task_id
+        self._provider = provider
+
+    def position(self) -> tuple[int, tuple[tuple[str, int], ...]]:
+        return self._tasks.log(self._task_id).next_output, self._inbox.held(self._task_id)
+
+    def stage(self, stage: Stage) -> None:
+        if stage.stage != "done":
+            self._tasks.enter_stage(self._task_id, stage.stage, stage.detail)
+
+    def output(self, records: list[Output]) -> None:
+        log = self._tasks.log(self._task_id)
+        new = [record for record in records if record.sequence >= log.next_output]
+        if new:
+            log.extend([("output", _output_json(record)) for record in new])
+
+    def metrics(self, grown: Appended) -> None:
+        self._inbox.take(self._task_id, grown)
+
+    async def results(self, finished: Finished) -> None:
+        await self._exchange.pull(self._provider, (finished.artifacts,))
+        manifest = codec.decode(
+            Manifest, self._blobs.get(finished.artifacts), limit=limits.MAX_MANIFEST_BYTES
+        )
+        await self._exchange.pull(self._provider, chunks_of(manifest))
+        for file in manifest.files:
+            meta = file.path.startswith(LIVE_PREFIX) and file.path.endswith(".json")
+            if meta and file.size <= MAX_META_BYTES:
+                data = b"".join(self._blobs.get(chunk) for chunk in file.chunks)
+                self._inbox.replace(self._task_id, file.path, data)
+
+
+def _output_json(record: Output) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "sequence": record.sequence,
+        "stream": record.stream,
+        "kind": record.kind,
+        "at_ns": record.at_ns,
+    }
+    try:
+        body["text"] = record.data.decode()
+    except UnicodeDecodeError:
+        body["base64"] = b64encode(record.data).decode()
+    return body
