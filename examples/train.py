@@ -26,7 +26,7 @@ except ImportError:  # a checkout with nothing installed: learn all the same
         return lambda function: function
 
 
-SAMPLES = 1_200
+SAMPLES = 4_000
 FEATURES = 8
 HIDDEN = 16
 

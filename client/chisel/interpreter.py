@@ -12,7 +12,7 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter_ns
 from types import CodeType, FrameType
@@ -143,13 +143,14 @@ class _ThreadState(threading.local):
 
 
 class _Calls:
-    """What both kinds of hooks share: which code is own, which is hot, and who listens."""
+    """What both kinds of hooks share: which code is left alone, and who listens."""
 
     def __init__(self) -> None:
         self.local = _ThreadState()
         self.lock = threading.Lock()
         self.active = 0
-        self.own: dict[CodeType, bool] = {}
+        self.ignored: set[CodeType] = set()
+        """Code that is not the job's own, or is hot."""
         self.totals: dict[CodeType, list[int]] = {}
         self.off: dict[CodeType, int] = {}
 
@@ -158,25 +159,27 @@ class _Calls:
             return list(self.off.items())
 
     def reset(self) -> None:
+        self.ignored.difference_update(self.off)
         self.totals.clear()
         self.off.clear()
 
-    def is_own(self, code: CodeType) -> bool:
-        known = self.own.get(code)
-        if known is None:
-            known = self.own[code] = is_own_code(code)
-        return known
-
-    def enter(self, frame: FrameType) -> None:
+    def enter(self, frame: FrameType, code: CodeType) -> None:
+        """Open a frame of code that is not ignored."""
+        total = self.totals.get(code)
+        if total is None:
+            if not is_own_code(code):
+                self.ignored.add(code)
+                return
+            self.totals[code] = [0, 0]
         self.local.stack.append(_Open(frame, perf_counter_ns()))
 
     def leave(self, frame: FrameType, code: CodeType) -> None:
-        """Close a frame, if it was entered: a frame of hot code was not, but its caller may be."""
+        """Close a frame, if it was opened: a frame of hot code was not, but its caller may be."""
         stack = self.local.stack
         if not stack:
             return
         if stack[-1].frame is not frame:
-            if code in self.off or not any(opened.frame is frame for opened in stack):
+            if code in self.ignored or not any(opened.frame is frame for opened in stack):
                 return
             while stack[-1].frame is not frame:
                 stack.pop()
@@ -187,16 +190,12 @@ class _Calls:
             stack[-1].inner += duration
         for recorder in self.local.recorders:
             recorder.record(code, opened.start, duration, alone)
-        total = self.totals.get(code)
-        if total is None:
-            total = self.totals[code] = [0, 0]
+        total = self.totals.setdefault(code, [0, 0])
         total[0] += 1
         total[1] += alone
         if total[0] >= HOT_CALLS and total[1] < HOT_NS * total[0]:
             self.off[code] = total[0]
-
-    def is_open(self, code: CodeType) -> bool:
-        return any(opened.frame.f_code is code for opened in self.local.stack)
+            self.ignored.add(code)
 
 
 class _ProfileHooks(_Calls):
@@ -211,22 +210,30 @@ class _ProfileHooks(_Calls):
             self.local.stack.clear()
             self.local.previous = sys.getprofile()
         self.local.recorders.append(recorder)
-        sys.setprofile(self._event)
+        sys.setprofile(self._callback())
 
     def remove(self, recorder: InterpreterRecorder) -> None:
         sys.setprofile(None)
         self.local.recorders.remove(recorder)
         with self.lock:
             self.active -= 1
-        sys.setprofile(self._event if self.local.recorders else self.local.previous)
+        sys.setprofile(self._callback() if self.local.recorders else self.local.previous)
 
-    def _event(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call":
-            code = frame.f_code
-            if code not in self.off and self.is_own(code):
-                self.enter(frame)
-        elif event == "return":
-            self.leave(frame, frame.f_code)
+    def _callback(self) -> Callable[[FrameType, str, Any], None]:
+        """This thread's: it is called for every call of anything, so it looks up very little."""
+        ignored, stack, enter, leave = self.ignored, self.local.stack, self.enter, self.leave
+
+        def event(frame: FrameType, event: str, argument: Any) -> None:
+            if event == "call":
+                code = frame.f_code
+                if code not in ignored:
+                    enter(frame, code)
+            elif event == "return" and stack and (
+                stack[-1].frame is frame or frame.f_code not in ignored
+            ):
+                leave(frame, frame.f_code)
+
+        return event
 
 
 class _MonitoringHooks(_Calls):
@@ -282,29 +289,34 @@ class _MonitoringHooks(_Calls):
     # Each callback is called by the interpreter from the frame that the event is about.
 
     def _started(self, code: CodeType, offset: int) -> Any:
-        if code in self.off or not self.is_own(code):
+        if code in self.ignored:
             return self._disable
         if self.local.recorders:
-            self.enter(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+            self.enter(sys._getframe(1), code)  # pyright: ignore[reportPrivateUsage]
         return None
 
     def _thrown(self, code: CodeType, offset: int, error: BaseException) -> None:
         # Not a local event: it cannot be disabled for one code object.
-        if self.local.recorders and code not in self.off and self.is_own(code):
-            self.enter(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+        if self.local.recorders and code not in self.ignored:
+            self.enter(sys._getframe(1), code)  # pyright: ignore[reportPrivateUsage]
 
     def _returned(self, code: CodeType, offset: int, value: object) -> Any:
-        if not self.is_own(code):
-            return self._disable
-        if self.local.recorders:
+        stack = self.local.stack
+        if stack and (stack[-1].frame.f_code is code or code not in self.ignored):
             self.leave(sys._getframe(1), code)  # pyright: ignore[reportPrivateUsage]
-        if code in self.off and not self.is_open(code):
+        if code in self.ignored and not self._is_open(code):
             return self._disable
         return None
 
     def _unwound(self, code: CodeType, offset: int, error: BaseException) -> None:
-        if self.local.recorders:
+        if self.local.stack:
             self.leave(sys._getframe(1), code)  # pyright: ignore[reportPrivateUsage]
+
+    def _is_open(self, code: CodeType) -> bool:
+        stack = self.local.stack
+        return bool(stack) and (
+            stack[-1].frame.f_code is code or any(o.frame.f_code is code for o in stack)
+        )
 
 
 def is_own_code(code: CodeType) -> bool:
@@ -314,7 +326,9 @@ def is_own_code(code: CodeType) -> bool:
     file = code.co_filename
     if file.startswith("<"):
         return file in ("<stdin>", "<string>")
-    return not os.path.abspath(file).startswith(_FOREIGN)  # noqa: PTH100 - a hot path
+    tracker = getattr(sys.modules.get("aspara"), "__file__", None)
+    ours = (str(Path(tracker).parent) + os.sep,) if tracker else ()
+    return not str(Path(file).absolute()).startswith((*_FOREIGN, *ours))
 
 
 def _label(code: CodeType) -> str:
