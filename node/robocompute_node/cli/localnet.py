@@ -164,6 +164,9 @@ def _describe(world: World, record: Record) -> dict[str, Any]:
                 "wallet": wallet,
             }
         )
+    books: dict[str, Any] | None = None
+    if all("error" not in node["wallet"] for node in nodes) and nodes:
+        books = _books(world, record, [node["wallet"]["locked"] for node in nodes])
     return {
         "up": len(record.running()) == len(record.processes),
         "dir": str(world.folder),
@@ -174,7 +177,22 @@ def _describe(world: World, record: Record) -> dict[str, Any]:
             for p in record.processes
         ],
         "nodes": nodes,
+        "books": books,
     }
+
+
+def _books(world: World, record: Record, locked: list[str]) -> dict[str, Any] | None:
+    import trio
+
+    from robocompute_node.localnet.books import read_books
+    from robocompute_protocol.errors import ChainError
+
+    data_dirs = [Path(node.data) for node in record.nodes]
+    try:
+        books = trio.run(read_books, world.folder, record.rpc_url, data_dirs, locked)
+    except ChainError:
+        return None
+    return dict(books.json())
 
 
 def _say_world(shown: dict[str, Any]) -> None:
@@ -194,6 +212,14 @@ def _say_world(shown: dict[str, Any]) -> None:
             ]
         )
     say_table(rows, head=["name", "role", "answers at", "pid", "in program", "in wallet"])
+    books = shown["books"]
+    if books is not None:
+        say()
+        say(
+            f"vault {books['vault']} = available {books['available']} + fees owed "
+            f"{books['fees_owed']} + channels {books['channels']} + staked {books['staked']}"
+            f" + surplus {books['surplus']}"
+        )
     for node in shown["nodes"]:
         if "client" in node["roles"]:
             say()

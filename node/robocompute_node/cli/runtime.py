@@ -69,13 +69,13 @@ def _environments(data: Path) -> Environments:
     import shutil
     from pathlib import Path
 
-    from robocompute_node.config import load_config
+    from robocompute_node.config import NodeConfig
     from robocompute_node.executor.environments import Environments
     from robocompute_node.executor.runtime import BaseRuntime, Interpreter
     from robocompute_node.executor.spawn import Spawner
 
-    config = load_config(data)
-    config.runtimes_dir.mkdir(exist_ok=True)
+    config = NodeConfig(data_dir=data)  # for its paths: the runtime may be there before the node
+    config.runtimes_dir.mkdir(parents=True, exist_ok=True)
     return Environments(
         root=config.envs_dir,
         base=BaseRuntime(config.runtimes_dir / "base", Interpreter.of_this_process()),
