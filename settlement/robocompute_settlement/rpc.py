@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, Cha
 from robocompute_protocol.identifiers import Address, Digest, to_base58
 from robocompute_settlement.port import Commitment
 from robocompute_settlement.program_errors import describe
+
+log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 10.0
 """One HTTP request: public endpoints answer in well under a second or not at all."""
@@ -36,10 +39,12 @@ PREFLIGHT_FAILURE: Final = -32002
 NODE_UNHEALTHY: Final = -32005
 NODE_BEHIND: Final = -32016
 TOO_MANY_REQUESTS: Final = 429
+HTTP_OK: Final = 200
 _BUSY_CODES: Final = frozenset({NODE_UNHEALTHY, NODE_BEHIND, -32004, -32014, TOO_MANY_REQUESTS})
 
 CLASSIC_TOKENS: Final = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA"
 SYSTEM: Final = "11111111111111111111111111111111"
+ED25519: Final = "Ed25519SigVerify111111111111111111111111111"
 _SYSTEM_INSUFFICIENT: Final = 1
 _TOKEN_INSUFFICIENT: Final = 1
 
@@ -146,8 +151,8 @@ class Rpc:
 
     # --- writes ---------------------------------------------------------------------------------
 
-    async def send(self, wire: bytes, *, preflight: bool) -> None:
-        """Hand a transaction to the endpoint, once.
+    async def send(self, wire: bytes, *, preflight: bool, programs: tuple[str, ...] = ()) -> None:
+        """Hand a transaction to the endpoint, once. ``programs``: see ``refusal_of``.
 
         Raises:
             ChainBusy: it did not reach the endpoint, or was not taken and may be sent again.
@@ -161,7 +166,9 @@ class Rpc:
             "maxRetries": 0,
         }
         try:
-            await self._post("sendTransaction", (base64.b64encode(wire).decode("ascii"), options))
+            await self._post(
+                "sendTransaction", (base64.b64encode(wire).decode("ascii"), options), programs
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
             raise self._unreachable(exc) from exc
         except httpx.TransportError as exc:
@@ -183,17 +190,21 @@ class Rpc:
             ChainRefused: it will never answer this.
         """
         pause = RETRY_AFTER_S
-        for attempt in range(1, ATTEMPTS + 1):
+        for _ in range(ATTEMPTS - 1):
             try:
                 return await self._post(method, params)
             except httpx.TransportError as exc:
-                if attempt == ATTEMPTS:
-                    raise self._unreachable(exc) from exc
+                log.warning("will ask %s again: %s", self.url, _reason(exc))
             await trio.sleep(pause)
             pause *= 2
-        raise AssertionError(attempt)
+        try:
+            return await self._post(method, params)
+        except httpx.TransportError as exc:
+            raise self._unreachable(exc) from exc
 
-    async def _post(self, method: str, params: tuple[Any, ...]) -> Any:
+    async def _post(
+        self, method: str, params: tuple[Any, ...], programs: tuple[str, ...] = ()
+    ) -> Any:
         number = next(self._numbers)
         body = msgspec.json.encode(
             {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
@@ -201,7 +212,7 @@ class Rpc:
         response = await self._client.post(
             self.url, content=body, headers={"Content-Type": "application/json"}
         )
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != HTTP_OK:
             raise ChainBusy(f"the chain at {self.url} answered HTTP {response.status_code}")
         if len(response.content) > MAX_ANSWER_BYTES:
             raise _malformed(method)
@@ -211,7 +222,7 @@ class Rpc:
             raise _malformed(method) from None
         match answer:
             case {"error": {"code": int(code), "message": str(message), **rest}}:
-                raise error_of(code, message, rest.get("data"))
+                raise error_of(code, message, rest.get("data"), programs)
             case {"result": result}:
                 return result
             case _:
@@ -221,20 +232,23 @@ class Rpc:
         return ChainBusy(f"the chain at {self.url} cannot be reached: {_reason(exc)}")
 
 
-def error_of(code: int, message: str, data: Any) -> ChainError:
+def error_of(code: int, message: str, data: Any, programs: tuple[str, ...] = ()) -> ChainError:
     """What an endpoint's error object means for the caller."""
     error = data.get("err") if isinstance(data, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if error is not None:
-        return refusal_of(error, logs=_logs(data))  # pyright: ignore[reportUnknownArgumentType]
+        return refusal_of(error, logs=_logs(data), programs=programs)
     if code in _BUSY_CODES:
         return ChainBusy(f"the chain is not able to answer now: {message}")
     return ChainRefused(f"the chain refused: {message} ({code})")
 
 
-def refusal_of(error: Any, *, logs: tuple[str, ...] = ()) -> ChainError:
+def refusal_of(
+    error: Any, *, logs: tuple[str, ...] = (), programs: tuple[str, ...] = ()
+) -> ChainError:
     """What a transaction's own error means for the caller.
 
-    ``ChainRefused.number`` is set only where the settlement program itself refused.
+    ``programs`` are those that its instructions call, in order. ``ChainRefused.number`` is set
+    only where the settlement program itself refused.
     """
     details: dict[str, object] = {"error": error}
     match error:
@@ -244,8 +258,9 @@ def refusal_of(error: Any, *, logs: tuple[str, ...] = ()) -> ChainError:
             return ChainUnknown("the transaction was sent before", details=details)
         case "AccountNotFound" | "InsufficientFundsForFee" | {"InsufficientFundsForRent": _}:
             return ChainRefused("the signer has no SOL for the fee: send it some", details=details)
-        case {"InstructionError": [_, {"Custom": int(number)}]}:
-            return _custom(number, _failed_program(logs), details)
+        case {"InstructionError": [int(index), {"Custom": int(number)}]}:
+            named = programs[index] if index < len(programs) else None
+            return _custom(number, _failed_program(logs) or named, details)
         case {"InstructionError": [int(index), reason]}:
             return ChainRefused(f"instruction {index} failed: {reason}", details=details)
         case _:
@@ -255,6 +270,8 @@ def refusal_of(error: Any, *, logs: tuple[str, ...] = ()) -> ChainError:
 def _custom(number: int, program: str | None, details: dict[str, object]) -> ChainRefused:
     if program == CLASSIC_TOKENS and number == _TOKEN_INSUFFICIENT:
         return ChainRefused("the wallet does not hold that many tokens", details=details)
+    if program == ED25519:
+        return ChainRefused("a voucher's signature is not valid", details=details)
     if program == SYSTEM and number == _SYSTEM_INSUFFICIENT:
         return ChainRefused("the signer has too little SOL: send it some", details=details)
     if number < 6000:

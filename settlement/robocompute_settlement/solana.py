@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -37,13 +39,14 @@ from robocompute_settlement.rpc import BlockhashExpired, Rpc, SignatureStatus, r
 from robocompute_settlement.subscriptions import Subscriptions
 from robocompute_settlement.transactions import (
     BUDGET_INSTRUCTIONS,
+    DISTINCT,
     Prepared,
     Priority,
     prepare,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -95,6 +98,8 @@ class SolanaSettlement:
         self._program_id = program_id
         self._expected = genesis_hash
         self._priority = priority or Priority()
+        # Begins anywhere, so that two processes with one key differ too.
+        self._distinct = itertools.count(secrets.randbelow(DISTINCT))
         self._genesis_hash: Digest | None = None
         self._addresses: Addresses | None = None
         if genesis_hash is not None:
@@ -376,9 +381,15 @@ class SolanaSettlement:
     async def _send_once(self, instructions: Sequence[Instruction]) -> Sent | None:
         """Return ``None`` when the transaction can never be taken any more."""
         recent = await self._rpc.recent_blockhash()
-        prepared = prepare(instructions, self._signer, recent, self._priority)
+        prepared = prepare(
+            instructions,
+            self._signer,
+            recent,
+            self._priority,
+            distinct=next(self._distinct),
+        )
         try:
-            await self._rpc.send(prepared.wire, preflight=True)
+            await self._rpc.send(prepared.wire, preflight=True, programs=prepared.programs)
         except BlockhashExpired:
             await trio.sleep(STALE_PAUSE_S)
             return None
@@ -390,7 +401,7 @@ class SolanaSettlement:
         if status is None:
             return None
         if status.error is not None:
-            raise refusal_of(status.error)
+            raise refusal_of(status.error, programs=prepared.programs)
         return Sent(signature=prepared.signature, slot=status.slot)
 
     async def _wait(self, prepared: Prepared) -> SignatureStatus | None:
@@ -431,7 +442,7 @@ class SolanaSettlement:
 
 
 @contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
+def _deadline(seconds: float) -> Generator[None]:
     """``trio.fail_after`` whose expiry is ``ChainBusy``."""
     with trio.move_on_after(seconds) as scope:
         yield

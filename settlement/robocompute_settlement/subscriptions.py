@@ -25,7 +25,7 @@ from trio_websocket import (
 from robocompute_protocol.identifiers import to_base58
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ class Watch:
 
     method: str
     params: tuple[Any, ...]
-    subscriptions: Subscriptions
     remote: int | None = None
     """The subscription's number on the present connection."""
     _event: trio.Event = field(default_factory=trio.Event)
@@ -71,18 +70,17 @@ class Subscriptions:
         self._numbers = itertools.count(1)
         self._watches: set[Watch] = set()
         self._pending: dict[int, Watch] = {}
-        self._socket: WebSocketConnection | None = None
         self._outbox: trio.MemorySendChannel[bytes] | None = None
 
     @contextmanager
-    def account(self, address: bytes) -> Iterator[Watch]:
+    def account(self, address: bytes) -> Generator[Watch]:
         """Watch an account, until the block ends."""
         options = {"encoding": "base64", "commitment": "confirmed"}
         with self._watch("accountSubscribe", (to_base58(address), options)) as watch:
             yield watch
 
     @contextmanager
-    def signature(self, signature: str) -> Iterator[Watch]:
+    def signature(self, signature: str) -> Generator[Watch]:
         """Watch a transaction, until the block ends."""
         with self._watch("signatureSubscribe", (signature, {"commitment": "confirmed"})) as watch:
             yield watch
@@ -110,8 +108,8 @@ class Subscriptions:
     # --- inside ---------------------------------------------------------------------------------
 
     @contextmanager
-    def _watch(self, method: str, params: tuple[Any, ...]) -> Iterator[Watch]:
-        watch = Watch(method, params, self)
+    def _watch(self, method: str, params: tuple[Any, ...]) -> Generator[Watch]:
+        watch = Watch(method, params)
         self._watches.add(watch)
         self._subscribe(watch)
         try:

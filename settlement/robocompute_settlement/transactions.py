@@ -24,6 +24,8 @@ MAX_TRANSACTION_BYTES: Final = 1_232
 """Solana's limit: one IPv6 packet."""
 BUDGET_INSTRUCTIONS: Final = 2
 """Compute-budget instructions in front of ours, which shift the indices that ``settle`` names."""
+DISTINCT: Final = 50_000
+"""Equal requests that can be told apart within one block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Prepared:
     signature: str
     wire: bytes
     last_valid_height: int
+    programs: tuple[str, ...]
+    """What its instructions call, in order."""
 
 
 def prepare(
@@ -50,14 +54,19 @@ def prepare(
     signer: Keypair,
     recent: RecentBlockhash,
     priority: Priority,
+    *,
+    distinct: int,
 ) -> Prepared:
     """Sign a transaction that the signer pays for.
+
+    Two equal requests within one block would be one transaction, taken once: a different
+    ``distinct`` makes them two, by a compute limit that differs in its last digits.
 
     Raises:
         ChainRefused: it is larger than the chain takes.
     """
     budget = [
-        set_compute_unit_limit(priority.compute_units),
+        set_compute_unit_limit(priority.compute_units + distinct % DISTINCT),
         set_compute_unit_price(priority.micro_lamports),
     ]
     message = Message.new_with_blockhash(
@@ -69,4 +78,9 @@ def prepare(
         raise ChainRefused(
             f"a transaction of {len(wire)} bytes does not fit into {MAX_TRANSACTION_BYTES}"
         )
-    return Prepared(str(transaction.signatures[0]), wire, recent.last_valid_height)
+    return Prepared(
+        signature=str(transaction.signatures[0]),
+        wire=wire,
+        last_valid_height=recent.last_valid_height,
+        programs=tuple(str(each.program_id) for each in (*budget, *instructions)),
+    )

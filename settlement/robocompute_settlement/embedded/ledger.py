@@ -203,8 +203,9 @@ class Ledger:
         candidates = set(self._by_owner.get(owner, ()))
         if level is Level.FINALIZED:
             candidates |= set(self._undo)
-        found = ((address, self.account(address, level)) for address in sorted(candidates))
-        return [(key, account) for key, account in found if account and account.owner == owner]
+        found = [(address, self.account(address, level)) for address in candidates]
+        owned = [(key, account) for key, account in found if account and account.owner == owner]
+        return sorted(owned, key=lambda pair: bytes(pair[0]))
 
     def transaction(self, signature: bytes) -> Landed | None:
         return self._store.transaction(signature)

@@ -84,7 +84,7 @@ class Arguments:
     def __init__(self, params: list[Any]) -> None:
         self.positions = params
         last = params[-1] if params else None
-        self.options: dict[str, Any] = last if isinstance(last, dict) else {}  # pyright: ignore[reportUnknownMemberType]
+        self.options: dict[str, Any] = last if isinstance(last, dict) else {}
 
     def text(self, position: int) -> str:
         """A string that must be there."""
@@ -401,8 +401,7 @@ class Methods:
                     return self.with_context(arguments.level, [])
             case _:
                 raise RpcFault(INVALID_PARAMS, "Invalid params: a mint or a programId is needed")
-        options = arguments.positions[2] if len(arguments.positions) > 2 else {}
-        inner = Arguments([options or {}])
+        inner = Arguments(arguments.positions[2:3])
         found = [
             (address, account)
             for address, account in self._ledger.accounts_of(TOKEN_PROGRAM, inner.level)

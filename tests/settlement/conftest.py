@@ -1,0 +1,42 @@
+"""Fixtures of the settlement adapter: running chains that its contract tests are held against."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from settlement_chains import ChainWorld, embedded_world, validator_binary, validator_world
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(
+    scope="session", params=["embedded", pytest.param("validator", marks=pytest.mark.chain)]
+)
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ChainWorld]:
+    """A chain with the program set up, and a pool of wallets that hold SOL and USDC."""
+    folder = tmp_path_factory.mktemp(str(request.param))
+    if request.param == "embedded":
+        with embedded_world(folder) as running:
+            yield running
+        return
+    binary = validator_binary()
+    if binary is None:
+        pytest.skip("no solana-test-validator: name one in ROBOCOMPUTE_VALIDATOR, or install it")
+    with validator_world(folder, binary) as running:
+        yield running
+
+
+@pytest.fixture
+def own_world(tmp_path: Path) -> Iterator[ChainWorld]:
+    """An embedded chain of one test's own, to be faulted, killed and restarted."""
+    with embedded_world(tmp_path) as running:
+        yield running
