@@ -5,6 +5,7 @@ Independent of the product's own adapter: it reads the IDL and ``docs/settlement
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -338,8 +339,6 @@ class World:
         return result.compute_units_consumed()
 
     def events(self, result: TransactionMetadata) -> list[tuple[str, dict[str, Any]]]:
-        import base64
-
         found: list[tuple[str, dict[str, Any]]] = []
         for line in result.logs():
             if not line.startswith("Program data: "):
@@ -517,14 +516,12 @@ class World:
         """Open a channel from a depositor."""
         nonce = self.read_balance(payer.address).next_nonce
         key = Keypair()
-        call = self.open_channel(
-            payer, payee.address, key.pubkey(), nonce=nonce, deposit=deposit
-        )
+        call = self.open_channel(payer, payee.address, key.pubkey(), nonce=nonce, deposit=deposit)
         self.ok(call, signers=(payer.key,))
         address = self.channel_address(payer.address, payee.address, nonce)
         return Channel(address, payer, payee, key, nonce)
 
-    def top_up(self, channel: Channel, amount: int, **accounts: Pubkey) -> Instruction:
+    def top_up(self, channel: Channel, amount: int, /, **accounts: Pubkey) -> Instruction:
         named = {
             "authority": channel.payer.address,
             "payer_balance": self.balance_address(channel.payer.address),
@@ -541,6 +538,7 @@ class World:
         self,
         channel: Channel,
         claim: int = U64,
+        /,
         *,
         ed_ix: int = 0,
         entry: int = 0,
@@ -551,16 +549,14 @@ class World:
             "payee_balance": self.balance_address(channel.payee.address),
             "instructions": SYSVAR,
         }
-        return self.instruction(
-            "settle", named | accounts, ed_ix=ed_ix, entry=entry, claim=claim
-        )
+        return self.instruction("settle", named | accounts, ed_ix=ed_ix, entry=entry, claim=claim)
 
     def settled(self, channel: Channel, cumulative: int) -> TransactionMetadata:
         """Settle a voucher in full."""
         check = ed25519_instruction(self.voucher(channel, cumulative))
         return self.ok(check, self.settle(channel))
 
-    def close_by_payee(self, channel: Channel, **accounts: Pubkey) -> Instruction:
+    def close_by_payee(self, channel: Channel, /, **accounts: Pubkey) -> Instruction:
         named = {
             "authority": channel.payee.address,
             "channel": channel.address,
@@ -570,7 +566,7 @@ class World:
         }
         return self.instruction("close_by_payee", named | accounts)
 
-    def request_close(self, channel: Channel, **accounts: Pubkey) -> Instruction:
+    def request_close(self, channel: Channel, /, **accounts: Pubkey) -> Instruction:
         named = {
             "authority": channel.payer.address,
             "channel": channel.address,
@@ -578,7 +574,7 @@ class World:
         }
         return self.instruction("request_close", named | accounts)
 
-    def finalize_close(self, channel: Channel, **accounts: Pubkey) -> Instruction:
+    def finalize_close(self, channel: Channel, /, **accounts: Pubkey) -> Instruction:
         named = {
             "channel": channel.address,
             "payer_balance": self.balance_address(channel.payer.address),

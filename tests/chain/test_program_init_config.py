@@ -27,7 +27,11 @@ def test_config_and_vaults_are_created_and_the_event_says_so(bare_world: World) 
     assert config.mints == world.mints
     assert config.domain == world.domain
     assert config.pending_admin == SYSTEM
-    assert (config.slot_stake, config.unbond_s, config.min_challenge_s) == (50_000_000, 604_800, 60)
+    assert (config.slot_stake, config.unbond_s, config.min_challenge_s) == (
+        50_000_000,
+        604_800,
+        60,
+    )
     assert (config.slash_bps, config.paused) == (2_000, 0)
     for mint in world.mints:
         data = world.data(world.vault(mint))
