@@ -8,7 +8,6 @@ PYTHON := .venv/bin/python
 TORCH ?=
 # More arguments for pytest: make test ARGS="tests/node -k lease"
 ARGS ?=
-export ROBOCOMPUTE_TEST_RUNTIME
 
 .PHONY: help setup demo test check format program program-verify program-test soak bench lock clean torch
 
@@ -23,20 +22,22 @@ setup: .venv/.ready  ## make .venv ready: system packages (as root), locked Pyth
 demo: setup  ## one real job, end to end, on a local world (TORCH=1: on torch)
 	@TORCH=$(or $(TORCH),0) $(PYTHON) examples/demo.py
 
-# The jobs' base runtime with torch that the torch-marked tests run on; kept between calls.
+# The jobs' base runtime with torch that the tests marked torch run on; kept between calls.
 TORCH_HOME := $(CURDIR)/.cache/torch
 torch: .cache/torch/.ready  ## fetch torch for the tests (about 5 GB, once)
 
 .cache/torch/.ready: scripts/torch.sh | .venv/.ready
 	@scripts/torch.sh $(TORCH_HOME)
 
+# ROBOCOMPUTE_TEST_RUNTIME: a folder with a runtime `base` that has torch, used instead.
 ifeq ($(TORCH),0)
 test: setup  ## run all tests (TORCH=0: leave the torch ones out; ARGS="...": for pytest)
 	@echo "test: TORCH=0, so the tests marked torch are left out"
 	$(PYTHON) -m pytest -m "not soak and not device and not torch" $(ARGS)
 else
-test: setup torch
-	ROBOCOMPUTE_TEST_RUNTIME=$(TORCH_HOME)/runtimes $(PYTHON) -m pytest $(ARGS)
+test: setup $(if $(ROBOCOMPUTE_TEST_RUNTIME),,torch)
+	ROBOCOMPUTE_TEST_RUNTIME=$(or $(ROBOCOMPUTE_TEST_RUNTIME),$(TORCH_HOME)/runtimes) \
+		$(PYTHON) -m pytest $(ARGS)
 endif
 
 check: setup  ## lint, format, types, arrows, lock, documentation
