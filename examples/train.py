@@ -15,6 +15,13 @@ import random
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F")
 
 try:
     import aspara
@@ -22,7 +29,8 @@ try:
 except ImportError:  # a checkout with nothing installed: learn all the same
     aspara = None
 
-    def capture_trace(trace_name=None, **options):
+    def capture_trace(trace_name: str) -> Callable[[F], F]:
+        """Do without traces."""
         return lambda function: function
 
 
@@ -44,7 +52,10 @@ def preprocess(count: int, seed: int) -> tuple[list[list[float]], list[int]]:
         for column, mean in zip(columns, means, strict=True)
     ]
     scaled = [
-        [(value - mean) / spread for value, mean, spread in zip(point, means, spreads, strict=True)]
+        [
+            (value - mean) / spread
+            for value, mean, spread in zip(point, means, spreads, strict=True)
+        ]
         for point in points
     ]
     return scaled, labels
@@ -84,7 +95,9 @@ class PlainModel:
         return total / len(points)
 
     def accuracy(self, points: list[list[float]], labels: list[int]) -> float:
-        right = sum((self.forward(p)[1] > 0.5) == bool(y) for p, y in zip(points, labels, strict=True))
+        right = sum(
+            (self.forward(p)[1] > 0.5) == bool(y) for p, y in zip(points, labels, strict=True)
+        )
         return right / len(points)
 
     def weights(self) -> dict[str, list]:
@@ -133,7 +146,9 @@ class TorchModel:
 
 
 @capture_trace(trace_name="train")
-def train(model, points: list[list[float]], labels: list[int], epochs: int) -> float:
+def train(
+    model: PlainModel | TorchModel, points: list[list[float]], labels: list[int], epochs: int
+) -> float:
     """Train, saying how it goes on stdout, and how long an epoch took on stderr."""
     split = len(points) * 4 // 5
     accuracy = 0.0
@@ -150,6 +165,7 @@ def train(model, points: list[list[float]], labels: list[int], epochs: int) -> f
 
 
 def main() -> None:
+    """Make the data, train, and keep the model and the metrics."""
     parser = argparse.ArgumentParser(description="Train a small network.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=7)
@@ -166,8 +182,8 @@ def main() -> None:
     model = TorchModel(options.seed) if find_spec("torch") else PlainModel(options.seed)
     print(f"training on {model.name}", flush=True)
     accuracy = train(model, points, labels, options.epochs)
-    with open("model.json", "w", encoding="utf-8") as file:
-        json.dump({"model": model.name, "accuracy": accuracy, "weights": model.weights()}, file)
+    learned = {"model": model.name, "accuracy": accuracy, "weights": model.weights()}
+    Path("model.json").write_text(json.dumps(learned), encoding="utf-8")
     print(f"done: accuracy {accuracy:.3f}, model in model.json", flush=True)
     if run is not None:
         run.summary["accuracy"] = accuracy

@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_BACKEND: Final = "http://127.0.0.1:8000"
 """One's own node."""
@@ -25,6 +27,7 @@ def backend_url(environment: Mapping[str, str] | None = None) -> str:
 
 
 def credentials_path() -> Path:
+    """Where a key is saved, if one is."""
     return Path.home() / ".chisel" / "credentials.json"
 
 

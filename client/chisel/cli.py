@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chisel import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from chisel.options import Options
     from robocompute import RoboComputeClient
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _TAKES_VALUE: Final = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 """Options of the interpreter whose value is the next word."""

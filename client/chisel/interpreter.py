@@ -12,13 +12,15 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter_ns
-from types import CodeType, FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chisel.tracefile import write_chrome_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import CodeType, FrameType
 
 MAX_EVENTS: Final = 200_000
 """Events in one trace: 29 MB of JSON. Later ones are counted as dropped."""
@@ -228,12 +230,19 @@ class _ProfileHooks(_Calls):
                 code = frame.f_code
                 if code not in ignored:
                     enter(frame, code)
-            elif event == "return" and stack and (
-                stack[-1].frame is frame or frame.f_code not in ignored
+            elif (
+                event == "return"
+                and stack
+                and (stack[-1].frame is frame or frame.f_code not in ignored)
             ):
                 leave(frame, frame.f_code)
 
         return event
+
+
+def _monitoring() -> Any:
+    """``sys.monitoring``, which the oldest Python here does not have."""
+    return getattr(sys, "monitoring")  # noqa: B009 - the type checker knows that too
 
 
 class _MonitoringHooks(_Calls):
@@ -257,7 +266,7 @@ class _MonitoringHooks(_Calls):
                 self._stop()
 
     def _start(self) -> None:
-        monitoring: Any = sys.monitoring  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        monitoring = _monitoring()
         tool = monitoring.PROFILER_ID
         monitoring.use_tool_id(tool, "chisel")
         events = monitoring.events
@@ -279,7 +288,7 @@ class _MonitoringHooks(_Calls):
         monitoring.restart_events()
 
     def _stop(self) -> None:
-        monitoring: Any = sys.monitoring  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        monitoring = _monitoring()
         tool = monitoring.PROFILER_ID
         monitoring.set_events(tool, 0)
         for event in self._wanted:

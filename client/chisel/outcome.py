@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 USAGE: Final = 1
 """The command line or the upload folder is wrong, or the API key is: nothing was submitted."""
@@ -79,7 +81,9 @@ def summary(task: Mapping[str, Any]) -> str:
 def explanation(task: Mapping[str, Any]) -> str | None:
     """What else a person needs when the job did not end by itself: who ended it, and what next."""
     if task.get("cause") in (None, "exited") and task.get("ended_by") != "provider":
-        return str(task["message"]) if task.get("exit_code") is None and task.get("message") else None
+        return (
+            str(task["message"]) if task.get("exit_code") is None and task.get("message") else None
+        )
     message = str(task.get("message") or "")
     if task.get("ended_by") == "provider":
         return (message or "the provider ended the job") + (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chisel.options import Options, UsageError, gpu
-from chisel.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from chisel.upload import Upload
 
 PREVIEW_FILES: Final = 20
 """Files a preview lists: enough to see that something is wrong."""
@@ -17,7 +20,7 @@ PREVIEW_FILES: Final = 20
 
 def somebody_is_there() -> bool:
     """Whether questions would be seen and could be answered."""
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask(options: Options, given: Options, app_name: str, here: Path) -> Options:
@@ -33,7 +36,9 @@ def ask(options: Options, given: Options, app_name: str, here: Path) -> Options:
     try:
         if known.app_name is None:
             default = options.app_name or app_name
-            answers["app_name"] = _question(f"📝 App name (for job tracking, default: {default}): ")
+            answers["app_name"] = _question(
+                f"📝 App name (for job tracking, default: {default}): "
+            )
             answers["app_name"] = answers["app_name"] or default
         if known.upload_dir is None:
             default = options.upload_dir or "."

@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from robocompute import RoboComputeClient
 
 
@@ -87,7 +88,10 @@ def is_trace(path: str) -> bool:
     """Whether it is ``volume/<app>/<job>/traces/<name>.json``."""
     parts = path.split("/")
     return (
-        len(parts) == 5 and parts[0] == "volume" and parts[3] == "traces" and path.endswith(".json")
+        len(parts) == 5
+        and parts[0] == "volume"
+        and parts[3] == "traces"
+        and path.endswith(".json")
     )
 
 

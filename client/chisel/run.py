@@ -7,10 +7,8 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chisel import outcome
 from chisel.options import DEFAULT_TIMEOUT, Options
@@ -18,6 +16,10 @@ from chisel.results import described, pull
 from chisel.terminal import STDOUT, Terminal, write_all
 from chisel.upload import DigestCache, Upload, UploadError, scan
 from robocompute import RoboComputeClient, RoboComputeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
 
 PATIENCE: Final = 120.0
 """Seconds a node may stay away while a job runs: longer than any restart, and than the horizon."""
@@ -70,18 +72,14 @@ class Interrupts:
         if self._client is None:
             raise KeyboardInterrupt
         if self.status is None:
-            self.status = (
-                outcome.CANCELLED if number == signal.SIGINT else outcome.TERMINATED
-            )
+            self.status = outcome.CANCELLED if number == signal.SIGINT else outcome.TERMINATED
             self._terminal.say("cancelling the job … (again: leave at once)")
             self._cancel()
             return
         if self._task_id is None:
             self._terminal.say("left; if the job was created, `chisel jobs` shows it")
         else:
-            self._terminal.say(
-                f"left; `chisel status {self._task_id}` tells how the job ended"
-            )
+            self._terminal.say(f"left; `chisel status {self._task_id}` tells how the job ended")
         os._exit(self.status)
 
     def _cancel(self) -> None:
@@ -97,9 +95,7 @@ class Interrupts:
             self._terminal.say(f"not cancelled: {error} - `chisel cancel {task_id}` tries again")
 
 
-def prepare(
-    command: list[str], options: Options, upload: Upload, app_name: str
-) -> dict[str, Any]:
+def prepare(command: list[str], options: Options, upload: Upload, app_name: str) -> dict[str, Any]:
     """The task that will be asked for, without its files."""
     requirements = options.requirements
     if requirements is None:
@@ -213,9 +209,7 @@ def follow(
                 if open_stdout or event.data.get("stream") != "stdout":
                     terminal.output(event.data)
             elif event.kind == "stage":
-                terminal.stage(
-                    str(event.data.get("stage", "")), str(event.data.get("detail", ""))
-                )
+                terminal.stage(str(event.data.get("stage", "")), str(event.data.get("detail", "")))
             elif event.kind == "match" and terminal.chatty:
                 provider = outcome.short(str(event.data.get("provider", "")))
                 terminal.say(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 STDOUT: Final = 1
 STDERR: Final = 2
@@ -63,7 +65,7 @@ class Terminal:
 
 def is_watched() -> bool:
     """Whether stderr is a terminal: then a person sees the stages."""
-    return sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def write_all(descriptor: int, data: bytes) -> None:

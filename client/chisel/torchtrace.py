@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
-import torch  # pyright: ignore[reportMissingImports]
-from torch.profiler import (  # pyright: ignore[reportMissingImports]
-    ProfilerActivity,  # pyright: ignore[reportUnknownVariableType]
-    profile,  # pyright: ignore[reportUnknownVariableType]
-    record_function,  # pyright: ignore[reportUnknownVariableType]
-)
+from chisel.tracefile import write_chrome_trace
 
-TOP: int = 5
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TORCH: Final[Any] = importlib.import_module("torch")
+_PROFILER: Final[Any] = importlib.import_module("torch.profiler")
+TOP: Final = 5
+"""Lines of the table a job prints."""
 
 
 class TorchRecorder:
@@ -22,17 +23,17 @@ class TorchRecorder:
     """
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
-        activities: list[Any] = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():  # pyright: ignore[reportUnknownMemberType]
-            activities.append(ProfilerActivity.CUDA)
+        activities: list[Any] = [_PROFILER.ProfilerActivity.CPU]
+        if _TORCH.cuda.is_available():
+            activities.append(_PROFILER.ProfilerActivity.CUDA)
         self._name = name
-        self._profile: Any = profile(**{"activities": activities, **options})
+        self._profile: Any = _PROFILER.profile(**{"activities": activities, **options})
         self._range: Any = None
 
     def resume(self) -> None:
         if self._range is None:
             self._profile.start()
-            self._range = record_function(self._name)
+            self._range = _PROFILER.record_function(self._name)
             self._range.__enter__()
 
     def suspend(self) -> None:
@@ -48,8 +49,6 @@ class TorchRecorder:
 
     def save(self, path: Path) -> None:
         if self._range is None:
-            from chisel.tracefile import write_chrome_trace
-
             write_chrome_trace(path, [], {"name": self._name})
             return
         self._profile.export_chrome_trace(str(path))

@@ -67,8 +67,8 @@ def _decorated(function: Any, name: str | None, options: dict[str, Any]) -> Any:
     if os.environ.get("CHISEL_BACKEND_RUN") != "1":
         return function
     if isinstance(function, (staticmethod, classmethod)):
-        inner: Any = function.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        return type(function)(_decorated(inner, name, options))  # pyright: ignore[reportUnknownVariableType]
+        made: Any = type(cast("object", function))
+        return made(_decorated(cast("Any", function).__func__, name, options))
     if isinstance(function, type) or not callable(function):
         raise TypeError(f"capture_trace decorates functions, and {function!r} is none")
     label = name or str(getattr(function, "__name__", type(function).__name__))
@@ -147,7 +147,7 @@ class _Call:
             self._recorder.finish(error)
             path = self._folder.write(self._name, self._number, self._recorder.save)
             self._folder.say_written(self._name, self._number, path, self._recorder.top())
-        except Exception as problem:  # noqa: BLE001 - see above
+        except Exception as problem:  # noqa: BLE001 - nor may a full disk
             announce(f"⚠️  the trace of {self._name} was not written: {problem}")
         finally:
             if self._slot is not None:
@@ -181,7 +181,7 @@ def _wrapped(function: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
                     except GeneratorExit:
                         await source.aclose()
                         raise
-                    except BaseException as error:  # noqa: BLE001 - handed to the generator
+                    except BaseException as error:  # noqa: BLE001 - handed on
                         step = source.athrow(error)
                     else:
                         step = source.asend(sent)
@@ -241,7 +241,7 @@ def _driven(steps: Any, call: _Call, *, ends: bool) -> Generator[Any, Any, Any]:
                 with call:
                     steps.close()
                 raise
-            except BaseException as error:  # noqa: BLE001 - handed on to the one it is meant for
+            except BaseException as error:  # noqa: BLE001 - handed on
                 with call:
                     value = steps.throw(error)
             else:

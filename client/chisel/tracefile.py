@@ -7,9 +7,11 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 VOLUME: Final = "/volume"
 """The job's folder that comes home. ``CHISEL_VOLUME`` moves it, for tests and other backends."""
@@ -47,7 +49,7 @@ class TraceFolder:
         self._calls: dict[str, int] = {}
 
     def next_number(self, name: str) -> int:
-        """The number of this call among those of that name: 1, 2, …"""
+        """The number of this call among those of that name: 1, 2, and so on."""
         key = sanitised(name)
         with self._lock:
             number = self._calls.get(key, 0) + 1
@@ -88,7 +90,7 @@ class TraceFolder:
         if number == 1 and rows:
             announce(f"⚡ {name}: where the time went")
             for label, calls, milliseconds in rows:
-                announce(f"   {milliseconds:10.2f} ms  {calls:7d} ×  {label}")
+                announce(f"   {milliseconds:10.2f} ms  {calls:7d} x  {label}")
         announce(f"💾 Trace saved: {path}")
         if number == LOUD_CALLS:
             announce(f"   (further traces of {name} are written without a word)")

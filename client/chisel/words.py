@@ -46,7 +46,7 @@ def status(client: RoboComputeClient, words: Sequence[str], options: Options) ->
         return 0
     for name, value in task.items():
         if value not in (None, "", []):
-            shown = " ".join(map(str, value)) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType]
             _print(f"{name:15} {shown}")
     return 0
 

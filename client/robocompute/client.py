@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import pack
 from time import sleep
-from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robocompute.exceptions import (
     NetworkError,
@@ -18,6 +16,10 @@ from robocompute.exceptions import (
 )
 from robocompute.sse import EventStream, json_or_none
 from robocompute.transport import Response, StreamedResponse, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
 
 DEFAULT_BASE_URL: Final = "http://127.0.0.1:8000/api/v1"
 """A node serves its owner on this machine."""
@@ -96,9 +98,8 @@ class RoboComputeClient:
 
     def offers(self) -> list[Record]:
         """Live offers of the node's book."""
-        answer = self.request("GET", "/offers")
-        listed: Any = answer.get("offers", []) if isinstance(answer, dict) else answer  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        return [Record(offer) for offer in listed]  # pyright: ignore[reportUnknownArgumentType]
+        answer: Any = self.request("GET", "/offers")
+        return [Record(offer) for offer in answer["offers"]]
 
     def request(
         self,
@@ -177,7 +178,7 @@ class Tasks:
         *,
         name: str,
         command: Sequence[str],
-        type: str = "gpu",  # noqa: A002 - the published interface calls it so
+        type: str = "gpu",
         resource_requirements: Mapping[str, int | float] | None = None,
         gpu: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -264,9 +265,7 @@ class Tasks:
     ) -> dict[str, Any] | Iterator[Record]:
         """The last ``lines`` records of output, or from ``start`` on; with ``follow``, live ones."""
         if follow:
-            return (
-                update for update in self.stream(task_id) if update["event"] == "output"
-            )
+            return (update for update in self.stream(task_id) if update["event"] == "output")
         query = {"lines": str(lines)}
         if start is not None:
             query["start"] = str(start)
@@ -330,7 +329,9 @@ class Blobs:
             absent.extend(answer["missing"])
         return absent
 
-    def put(self, chunks: Iterator[bytes], *, progress: Callable[[int], None] | None = None) -> None:
+    def put(
+        self, chunks: Iterator[bytes], *, progress: Callable[[int], None] | None = None
+    ) -> None:
         """Send chunks in requests of some size; ``progress`` is told the bytes of each."""
         batch: list[bytes] = []
         held = 0

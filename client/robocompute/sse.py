@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robocompute.exceptions import NetworkError, RoboComputeError, error_of
-from robocompute.transport import Transport
+
+if TYPE_CHECKING:
+    from robocompute.transport import Transport
 
 SILENCE: Final = 35.0
 """Seconds without a byte before reconnecting: the node sends a comment every 10 s."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
 
 from robocompute.exceptions import NetworkError, NodeUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
 
 LINE_BYTES: Final = 1_048_576
 """Longest line of a stream: an output record is at most 64 KiB, and an ended task a few kB."""
@@ -49,7 +51,9 @@ class StreamedResponse:
             try:
                 line = self._raw.readline(LINE_BYTES)
             except (OSError, http.client.HTTPException) as error:
-                raise NetworkError(f"the connection to the node broke: {_reason(error)}") from error
+                raise NetworkError(
+                    f"the connection to the node broke: {_reason(error)}"
+                ) from error
             if not line:
                 return
             if not line.endswith(b"\n"):
@@ -122,7 +126,7 @@ class Transport:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         silence: float,
-    ) -> Iterator[StreamedResponse]:
+    ) -> Generator[StreamedResponse]:
         """One request whose answer is read as it comes, on a connection of its own.
 
         ``silence``: seconds without a byte after which the connection counts as broken.

@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
     node: FakeNode
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:
@@ -278,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
         number = after
         while True:
             with node.lock:
-                node.lock.wait_for(lambda: len(task.events) > number or not node.running)
+                node.lock.wait_for(lambda seen=number: len(task.events) > seen or not node.running)
                 if not node.running:
                     return
                 kind, data = task.events[number]

@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fake_node import API_KEY, PROVIDER, FakeNode, FakeTask
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -108,7 +111,9 @@ def test_a_providers_fault_says_who_why_and_what_next(node: FakeNode, chisel: Ru
     ran = chisel("python", "train.py")
     assert ran.returncode == 75
     assert b"went away for longer than the horizon - the same command runs it again" in ran.stderr
-    assert "ended by the provider: provider lost · ran 1.5 s · cost 0.000000" in ran.stderr.decode()
+    assert (
+        "ended by the provider: provider lost · ran 1.5 s · cost 0.000000" in ran.stderr.decode()
+    )
 
 
 def test_results_come_home_with_traces_and_receipt(
@@ -242,7 +247,7 @@ def test_a_script_below_another_folder_runs_by_its_path_there(
 ) -> None:
     (project / "src").mkdir()
     (project / "src" / "job.py").write_text("")
-    assert chisel("-d", str(project), "python", "job.py", cwd=project / "src").returncode == 0  # pyright: ignore[reportArgumentType]
+    assert chisel("-d", str(project), "python", "job.py", cwd=project / "src").returncode == 0
     assert node.only_task().asked["command"] == ["python", "src/job.py"]
 
 
@@ -279,9 +284,7 @@ def test_the_nodes_own_key_is_found_on_this_machine(
 ) -> None:
     (tmp_path / "node").mkdir()
     (tmp_path / "node" / "api_key").write_text(API_KEY + "\n")
-    ran = chisel(
-        "python", "train.py", CHISEL_API_KEY="", ROBOCOMPUTE_HOME=str(tmp_path / "node")
-    )
+    ran = chisel("python", "train.py", CHISEL_API_KEY="", ROBOCOMPUTE_HOME=str(tmp_path / "node"))
     assert ran.returncode == 0
 
 
@@ -312,7 +315,9 @@ def test_preview_sends_nothing(node: FakeNode, chisel: Run) -> None:
 
 def test_json_writes_every_event_as_one_line(node: FakeNode, chisel: Run) -> None:
     node.script = talk
-    lines = [json.loads(line) for line in chisel("--json", "python", "train.py").stdout.splitlines()]
+    lines = [
+        json.loads(line) for line in chisel("--json", "python", "train.py").stdout.splitlines()
+    ]
     assert [line["number"] for line in lines] == list(range(1, 12))
     assert lines[-1]["event"] == "ended"
 

@@ -6,15 +6,17 @@ The module-level functions speak of one current run at a time; ``Run`` objects c
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aspara.config import Config, Summary
 from aspara.run import Run
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Run", "Summary", "finish", "init", "log"]
@@ -29,7 +31,7 @@ def init(
     config: Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
     notes: str | None = None,
-    dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the published interface
+    dir: str | os.PathLike[str] | None = None,
     tracker_uri: str | None = None,
     storage_backend: str | None = None,
     project_tags: Sequence[str] | None = None,
@@ -44,7 +46,7 @@ def init(
         ValueError: a name or setting is not one; ``RunAlreadyExistsError`` is such an error.
         NotYetAvailableError: ``tracker_uri``, or the polars backend.
     """
-    global _current  # noqa: PLW0603 - what "current" means
+    global _current
     with _LOCK:
         if _current is not None:
             _current.finish(quiet=True)
@@ -79,7 +81,7 @@ def log(
 
 def finish(exit_code: int = 0, quiet: bool = False) -> None:
     """Finish the current run; without one, nothing."""
-    global _current  # noqa: PLW0603 - what "current" means
+    global _current
     with _LOCK:
         run, _current = _current, None
     if run is not None:
@@ -92,7 +94,7 @@ def config() -> Config | None:
     return None if run is None else run.config
 
 
-def _get_current_run() -> Run | None:
+def _get_current_run() -> Run | None:  # pyright: ignore[reportUnusedFunction] - others call it
     return _current
 
 

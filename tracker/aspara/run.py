@@ -7,12 +7,9 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from time import time_ns
-from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aspara.config import Config, Summary
 from aspara.exceptions import NotYetAvailableError, RunAlreadyExistsError
@@ -25,6 +22,11 @@ from aspara.names import (
 )
 from aspara.storage import RunFiles, data_folder, note_project
 from aspara.values import json_ready, metric_line, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
 
 CATEGORIES: Final = ("code", "model", "config", "data", "other")
 BACKENDS: Final = ("jsonl", "polars")
@@ -45,7 +47,7 @@ class Run:
         config: Mapping[str, Any] | None = None,
         tags: Sequence[str] | None = None,
         notes: str | None = None,
-        dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the published interface
+        dir: str | os.PathLike[str] | None = None,
         tracker_uri: str | None = None,
         storage_backend: str | None = None,
         project_tags: Sequence[str] | None = None,
@@ -88,8 +90,10 @@ class Run:
         last = self._files.last_step() if resumed else None
         self._current_step = 0 if last is None else last + 1
         self._save()
-        say(f"Run '{self._name}' initialized in project '{self._project}'"
-            + (" (resumed)" if resumed else ""))
+        say(
+            f"Run '{self._name}' initialized in project '{self._project}'"
+            + (" (resumed)" if resumed else "")
+        )
         say(f"Data directory: {self._data}")
         say(f"Writing metrics to: {self._files.metrics}")
         say("View results with: aspara dashboard")
@@ -147,9 +151,7 @@ class Run:
             self._files.append(metric_line(data, step=at, timestamp=when))
             self._current_step = at + 1 if commit else at
 
-    def finish(
-        self, exit_code: int = 0, quiet: bool = False, flush_timeout: float = 30.0
-    ) -> None:
+    def finish(self, exit_code: int = 0, quiet: bool = False, flush_timeout: float = 30.0) -> None:
         """End the run; a second time does nothing."""
         with self._lock:
             if self._finished:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FORBIDDEN: Final = ("/", "/etc", "/sys", "/dev", "/bin", "/sbin", "/usr", "/var", "/boot", "/proc")
 """Folders that are never a data folder: a slip there would litter the system."""
@@ -93,7 +95,7 @@ class RunFiles:
             loaded: Any = json.loads(self.meta.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        return loaded if isinstance(loaded, dict) else {}
+        return cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Replace the run's meta file, whole or not at all. Raises: OSError."""
@@ -106,7 +108,7 @@ def note_project(data: Path, project: str, tags: list[str] | None, now_ms: int) 
     now = datetime.fromtimestamp(now_ms / 1_000, tz=UTC).isoformat()
     try:
         loaded: Any = json.loads(path.read_text(encoding="utf-8"))
-        known: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+        known = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
     except (FileNotFoundError, ValueError):
         known = {}
     merged = list(dict.fromkeys([*known.get("tags", []), *(tags or [])]))

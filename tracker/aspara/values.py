@@ -41,7 +41,7 @@ def _scalar(value: Any) -> int | float | None:
             return int(inner)
         if isinstance(inner, (int, float)):
             return inner
-        if isinstance(inner, (str, complex)) or not hasattr(type(inner), "__float__"):
+        if isinstance(inner, (str, complex)) or not hasattr(inner, "__float__"):
             return None
         return float(inner)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -77,7 +77,7 @@ def milliseconds(moment: str | float | datetime) -> int:
         ValueError: it is none of these.
     """
     if isinstance(moment, bool):
-        raise ValueError(f"Invalid timestamp: {moment!r}")
+        raise ValueError(f"Invalid timestamp: {moment!r}")  # noqa: TRY004 - as published
     if isinstance(moment, (int, float)):
         if not math.isfinite(moment):
             raise ValueError(f"Invalid timestamp: {moment!r}")
@@ -88,7 +88,7 @@ def milliseconds(moment: str | float | datetime) -> int:
         except ValueError:
             raise ValueError(f"Invalid timestamp: {moment!r}") from None
     if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"Invalid timestamp: {moment!r}")
+        raise ValueError(f"Invalid timestamp: {moment!r}")  # noqa: TRY004 - as published
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1_000)
