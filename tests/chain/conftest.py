@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from settlement_world import World  # noqa: E402
+from settlement_world import World
 
 
 @pytest.fixture

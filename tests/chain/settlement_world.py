@@ -159,6 +159,10 @@ class Channel:
     nonce: int
 
 
+def key_at(data: bytes, at: int) -> Pubkey:
+    return Pubkey.from_bytes(data[at : at + 32])
+
+
 def voucher_bytes(channel: Pubkey, cumulative: int, root: bytes = ROOT) -> bytes:
     return b"RCVCHR01" + bytes(channel) + struct.pack("<Q", cumulative) + root
 
@@ -371,26 +375,44 @@ class World:
         assert data is not None
         assert len(data) == 152
         assert data[:2] == b"\2\1"
-        keys = [Pubkey.from_bytes(data[at : at + 32]) for at in range(8, 104, 32)]
-        return BalanceAccount(*keys, *struct.unpack_from("<QQQQQq", data, 104))
+        numbers = struct.unpack_from("<QQQQQq", data, 104)
+        return BalanceAccount(key_at(data, 8), key_at(data, 40), key_at(data, 72), *numbers)
 
     def read_stake(self, owner: Pubkey) -> StakeAccount:
         data = self.data(self.stake_address(owner))
         assert data is not None
         assert len(data) == 216
         assert data[:2] == b"\3\1"
-        keys = [Pubkey.from_bytes(data[at : at + 32]) for at in range(8, 168, 32)]
-        return StakeAccount(*keys, *struct.unpack_from("<QQqqqQ", data, 168))
+        numbers = struct.unpack_from("<QQqqqQ", data, 168)
+        return StakeAccount(
+            key_at(data, 8), key_at(data, 40), key_at(data, 72), key_at(data, 104),
+            key_at(data, 136), *numbers,
+        )  # fmt: skip
 
     def read_channel(self, address: Pubkey) -> ChannelAccount:
         data = self.data(address)
         assert data is not None
         assert len(data) == 248
         assert data[:2] == b"\4\1"
-        keys = [Pubkey.from_bytes(data[at : at + 32]) for at in range(8, 168, 32)]
-        numbers = struct.unpack_from("<QQQQQq", data, 168)
-        fee_bps = struct.unpack_from("<H", data, 4)[0]
-        return ChannelAccount(data[3], fee_bps, *keys, *numbers, data[216:248])
+        nonce, deposit, settled, fee_taken, challenge_s, close_at = struct.unpack_from(
+            "<QQQQQq", data, 168
+        )
+        return ChannelAccount(
+            state=data[3],
+            fee_bps=int(struct.unpack_from("<H", data, 4)[0]),
+            payer=key_at(data, 8),
+            payee=key_at(data, 40),
+            voucher_key=key_at(data, 72),
+            mint=key_at(data, 104),
+            rent_payer=key_at(data, 136),
+            nonce=nonce,
+            deposit=deposit,
+            settled=settled,
+            fee_taken=fee_taken,
+            challenge_s=challenge_s,
+            close_at=close_at,
+            alloc_root=data[216:248],
+        )
 
     # People, and what they usually do
 
@@ -436,13 +458,20 @@ class World:
         call = self.instruction("init_config", self.init_accounts(), **self.init_arguments())
         return self.ok(call, signers=(self.upgrade_authority,))
 
-    def update_config(self, **changes: Any) -> Instruction:
+    def update_config(
+        self,
+        *,
+        by: Pubkey | None = None,
+        config: Pubkey | None = None,
+        unsigned: tuple[str, ...] = (),
+        **changes: Any,
+    ) -> Instruction:
         arguments = self.init_arguments()
         for name in ("genesis_hash", "admin"):
             del arguments[name]
         arguments |= {"paused": False} | changes
-        accounts = {"admin": self.admin.pubkey(), "config": self.config}
-        return self.instruction("update_config", accounts, **arguments)
+        accounts = {"admin": by or self.admin.pubkey(), "config": config or self.config}
+        return self.instruction("update_config", accounts, unsigned=unsigned, **arguments)
 
     def pause(self) -> None:
         self.ok(self.update_config(paused=True), signers=(self.admin,))

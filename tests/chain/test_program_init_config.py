@@ -6,7 +6,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 
-def refused(world: World, signer: Keypair | None = None, **changes: object) -> str:
+def refused(world: World, signer: Keypair | None = None, /, **changes: object) -> str:
     accounts = world.init_accounts()
     arguments = world.init_arguments()
     for name, value in changes.items():

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from typing import Any
+
 import pytest
-from settlement_world import World
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 
 def test_every_setting_is_replaced(world: World) -> None:
@@ -28,14 +34,9 @@ def test_every_setting_is_replaced(world: World) -> None:
 
 def test_nobody_but_the_admin_may(world: World) -> None:
     thief = Keypair()
-    accounts = {"admin": thief.pubkey(), "config": world.config}
-    arguments = world.init_arguments() | {"paused": False}
-    del arguments["genesis_hash"], arguments["admin"]
-    call = world.instruction("update_config", accounts, **arguments)
+    call = world.update_config(by=thief.pubkey())
     assert world.refusal(call, signers=(thief,)) == "NotAuthorized"
-    accounts["admin"] = world.admin.pubkey()
-    call = world.instruction("update_config", accounts, unsigned=("admin",), **arguments)
-    assert world.refusal(call) == "MissingSignature"
+    assert world.refusal(world.update_config(unsigned=("admin",))) == "MissingSignature"
 
 
 @pytest.mark.parametrize(
@@ -48,17 +49,14 @@ def test_nobody_but_the_admin_may(world: World) -> None:
     ],
 )
 def test_the_admin_cannot_pass_the_bounds(
-    world: World, changes: dict[str, object], error: str
+    world: World, changes: dict[str, Any], error: str
 ) -> None:
     assert world.refusal(world.update_config(**changes), signers=(world.admin,)) == error
 
 
 def test_another_account_is_no_config(world: World) -> None:
     user = world.depositor()
-    accounts = {"admin": world.admin.pubkey(), "config": world.balance_address(user.address)}
-    arguments = world.init_arguments() | {"paused": False}
-    del arguments["genesis_hash"], arguments["admin"]
-    call = world.instruction("update_config", accounts, **arguments)
+    call = world.update_config(config=world.balance_address(user.address))
     assert world.refusal(call, signers=(world.admin,)) == "WrongAccountKind"
 
 
@@ -67,8 +65,5 @@ def test_a_copy_of_config_owned_by_somebody_else_is_refused(world: World) -> Non
     assert data is not None
     copy = Pubkey.new_unique()
     world.put(copy, data, Pubkey.new_unique())
-    accounts = {"admin": world.admin.pubkey(), "config": copy}
-    arguments = world.init_arguments() | {"paused": False}
-    del arguments["genesis_hash"], arguments["admin"]
-    call = world.instruction("update_config", accounts, **arguments)
+    call = world.update_config(config=copy)
     assert world.refusal(call, signers=(world.admin,)) == "ForeignAccount"

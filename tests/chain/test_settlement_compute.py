@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from settlement_world import NOW, World, ed25519_instruction
 from solders.keypair import Keypair
 from solders.message import Message
-from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from solders.pubkey import Pubkey
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "settlement.md"
 PER_BUMP: Final = 1_500
@@ -105,10 +107,12 @@ def test_transactions_fit(world: World) -> None:
     calls = [world.settle(one, entry=i) for i, one in enumerate(channels)]
     sizes = {
         "settle": size(ed25519_instruction(vouchers[0]), calls[0], fee_payer=node, signatures=1),
-        "settle ×2": size(
+        "settle, two": size(
             ed25519_instruction(*vouchers[:2]), *calls[:2], fee_payer=node, signatures=1
         ),
-        "settle ×3": size(ed25519_instruction(*vouchers), *calls, fee_payer=node, signatures=1),
+        "settle, three": size(
+            ed25519_instruction(*vouchers), *calls, fee_payer=node, signatures=1
+        ),
         "open_channel": size(
             world.open_channel(payer, node, node, authority=payer.address),
             fee_payer=payer.address,

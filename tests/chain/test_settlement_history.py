@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -17,9 +17,11 @@ from settlement_world import (
     ed25519_instruction,
     token_data,
 )
-from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.transaction_metadata import TransactionMetadata
+
+if TYPE_CHECKING:
+    from solders.instruction import Instruction
 
 PEOPLE = st.integers(0, 2)
 AMOUNTS = st.one_of(st.integers(0, 50), st.integers(0, 10**6), st.just(U64))
@@ -222,8 +224,8 @@ class SettlementHistory(RuleBasedStateMachine):
 
 TestSettlementHistory = SettlementHistory.TestCase
 TestSettlementHistory.settings = settings(
-    max_examples=25,
-    stateful_step_count=40,
+    max_examples=60,
+    stateful_step_count=60,
     deadline=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
