@@ -41,11 +41,8 @@ GROUP_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
 """Of the curve's base point: every valid S is below it."""
 _P: Final = 2**255 - 19
 _SIGN_BIT: Final = 1 << 255
-_ORDER_EIGHT: Final = (
-    0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
-    0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7,
-)
-_SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, *_ORDER_EIGHT})
+_ORDER_EIGHT: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _ORDER_EIGHT, _P - _ORDER_EIGHT})
 """The y of the eight points whose order divides 8. Whatever the sign bit, none is a key or an R."""
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -81,7 +78,7 @@ class SigningKey:
 def _is_strict_point(encoded: bytes) -> bool:
     """Whether ``encoded`` is a canonical y and not one of the small-order points."""
     y = int.from_bytes(encoded, "little") & (_SIGN_BIT - 1)
-    return y < _P and y not in _SMALL_ORDER_Y
+    return y < _P and y not in SMALL_ORDER_Y
 
 
 def verify(key: bytes, message: bytes, signature: bytes) -> bool:

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from hashlib import sha512
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,15 +121,36 @@ _NON_CANONICAL: Final = (
 """The same points, and one that is none, in encodings that no honest signer makes."""
 
 
-def _identity_signature(seed: bytes, message: bytes) -> bytes:
-    """Return a signature by this very key whose R is the identity: OpenSSL lets it pass."""
+def _scalar(seed: bytes) -> int:
+    """Return the secret number whose multiple of the base point is the seed's public key."""
     head = bytearray(sha512(seed).digest()[:32])
     head[0] &= 248
     head[31] = head[31] & 63 | 64
+    return int.from_bytes(head, "little")
+
+
+def _challenge(r: bytes, key: bytes, message: bytes) -> int:
+    return int.from_bytes(sha512(r + key + message).digest(), "little") % GROUP_ORDER
+
+
+def _identity_signature(seed: bytes, message: bytes) -> bytes:
+    """Return a signature by this very key whose R is the identity: OpenSSL lets it pass."""
     r = bytes.fromhex(_TORSION[0])
-    hashed = sha512(r + SigningKey(seed).node_key + message).digest()
-    s = int.from_bytes(hashed, "little") * int.from_bytes(head, "little") % GROUP_ORDER
+    s = _challenge(r, SigningKey(seed).node_key, message) * _scalar(seed) % GROUP_ORDER
     return r + s.to_bytes(32, "little")
+
+
+def _signature_by_nobody(key: bytes, message: bytes) -> bytes:
+    """Return a signature that a small-order key verifies, R being an ordinary point.
+
+    The challenge is a multiple of eight, so the key drops out: OpenSSL lets it pass.
+    """
+    for number in count():
+        seed = digest(b"robocompute/vectors/nobody", number.to_bytes(8, "little"))
+        r = SigningKey(seed).node_key
+        if _challenge(r, key, message) % 8 == 0:
+            return r + (_scalar(seed) % GROUP_ORDER).to_bytes(32, "little")
+    raise AssertionError
 
 
 def signatures() -> dict[str, Any]:
@@ -159,6 +180,7 @@ def signatures() -> dict[str, Any]:
                 (f"{kind} key {number}, identity R, S = 0", point, identity + zero),
                 (f"{kind} key {number} as R too, S = 0", point, point + zero),
                 (f"{kind} R {number}", key.node_key, point + good[32:]),
+                (f"{kind} key {number}, ordinary R", point, _signature_by_nobody(point, message)),
             ]
     return {
         "message": message.hex(),

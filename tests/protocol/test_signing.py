@@ -55,6 +55,27 @@ def test_verify_never_raises(key: bytes, message: bytes, signature: bytes) -> No
     assert not verify(key, message, signature)
 
 
+def test_the_small_order_points_are_all_there_are() -> None:
+    """Each y has its points on the curve, eight times each is the identity, and they are eight."""
+    p = 2**255 - 19
+    d = -121_665 * pow(121_666, -1, p) % p
+
+    def double(x: int, y: int) -> tuple[int, int]:
+        k = d * x * x * y * y
+        return 2 * x * y * pow(1 + k, -1, p) % p, (y * y + x * x) * pow(1 - k, -1, p) % p
+
+    def root(square: int) -> int:
+        candidate = pow(square, (p + 3) // 8, p)
+        return candidate if candidate**2 % p == square else candidate * pow(2, (p - 1) // 4, p) % p
+
+    for y in signing.SMALL_ORDER_Y:
+        x = root((y * y - 1) * pow(d * y * y + 1, -1, p) % p)
+        assert (y * y - x * x - 1 - d * x * x * y * y) % p == 0
+        assert double(*double(*double(x, y))) == (0, 1)
+    counts = [2 if y not in (1, p - 1) else 1 for y in signing.SMALL_ORDER_Y]
+    assert sum(counts) == 8
+
+
 def test_a_seed_of_another_length_makes_no_key() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         SigningKey(b"short")
