@@ -47,6 +47,8 @@ PEER_STREAM_CHECK_S: Final = 1.0
 PEER_STREAM_BACKOFF_S: Final = 32.0
 """A peer that does not gossip is asked again at most this seldom."""
 
+PENDING_MESSAGES: Final = 16
+"""Messages kept for a peer whose topics are not known yet."""
 UNFOLLOW_S: Final = 1.0
 """Telling peers that a topic is no longer followed is a courtesy, and waits no longer."""
 
@@ -102,6 +104,18 @@ class GuardedPubsub(Pubsub):
                 announcement, _ = self._build_announce_rpc(topic, topic in self.topic_ids)
                 queue.push(announcement)
 
+    def _handle_dead_peer(self, peer_id: ID) -> None:
+        # One stream's death makes stock forget what the peer follows. When it lives on, on a
+        # newer connection, it has said that already and will not say it again.
+        followed: list[str] = []
+        if self._peer_is_connected(peer_id):
+            followed = [topic for topic, peers in self.peer_topics.items() if peer_id in peers]
+        super()._handle_dead_peer(peer_id)
+        for topic in followed:
+            self.peer_topics.setdefault(topic, set()).add(peer_id)
+        if followed:
+            self._peer_subscription_count[peer_id] = len(followed)
+
     async def repair_peers(self, backoff: dict[ID, tuple[float, float]]) -> None:
         """Give every connected peer a gossip stream; ``backoff`` is kept between calls.
 
@@ -123,9 +137,24 @@ class GuardedPubsub(Pubsub):
                 self.manager.run_task(self.ensure_peer_stream, peer_id, delay)
 
 
+class GuardedRouter(GossipSub):
+    """A gossipsub that dials nobody because somebody said so."""
+
+    def _prune_pending_messages(self, peer_id: ID) -> None:
+        # Stock holds 100 messages for every peer that does not follow the topic, and logs a
+        # warning for each one more. A few bridge the moment until its topics are known.
+        held = self._pending_messages.get(peer_id)
+        if held is not None:
+            del held[:-PENDING_MESSAGES]
+
+    async def _do_px(self, px_peers: list[rpc_pb2.PeerInfo]) -> None:
+        # Stock dials whatever peers a PRUNE names, even with the exchange switched off.
+        pass
+
+
 def new_pubsub(host: GuardedHost, gossip: Gossip, bounds: PeerBounds) -> GuardedPubsub:
     """Return a pubsub for ``host``; its ``router`` is a service to be run beside it."""
-    router = GossipSub(
+    router = GuardedRouter(
         [MESHSUB],
         degree=6,
         degree_low=5,

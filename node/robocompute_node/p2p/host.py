@@ -101,6 +101,12 @@ class Libp2pNetwork:
         self._swarm: GuardedSwarm | None = None
         self._nursery: trio.Nursery | None = None
         self._up = trio.Event()
+        self._starts = 0
+
+    @property
+    def starts(self) -> int:
+        """How often the host came up: more than once means that libp2p failed."""
+        return self._starts
 
     @property
     def key(self) -> NodeKey:
@@ -225,13 +231,9 @@ class Libp2pNetwork:
             started = trio.current_time()
             try:
                 await self._run_host(task_status)
-            except ConfigError:
-                if not self._addresses:
-                    raise
-                log.exception("the network cannot listen, will try again in %.1f s", delay)
-            except Exception:
-                if not self._addresses:
-                    raise
+            except Exception as exc:
+                if not self._starts:
+                    raise _clearest(exc) from None
                 log.exception("libp2p failed, starting it again in %.1f s", delay)
             if trio.current_time() - started > STEADY_S:
                 delay = RESTART_MIN_S
@@ -257,6 +259,7 @@ class Libp2pNetwork:
                 await self._gossip.attach(pubsub)
                 self._host, self._swarm, self._nursery = host, swarm, nursery
                 self._up.set()
+                self._starts += 1
                 nursery.start_soon(self._dialer.keep_connected, swarm)
                 nursery.start_soon(self._repair, swarm, pubsub)
                 task_status.started()
@@ -322,6 +325,14 @@ class Libp2pNetwork:
             swarm.forget_dead_connections()
             await pubsub.repair_peers(backoff)
             router.recent_message_deliveries.clear()  # grows for ever where nothing adapts
+
+
+def _clearest(exc: Exception) -> Exception:
+    """The ConfigError inside libp2p's nested groups, where there is one."""
+    while isinstance(exc, ExceptionGroup):
+        settings = exc.subgroup(ConfigError)
+        exc = (settings or exc).exceptions[0]
+    return exc
 
 
 def _has_node_key(peer_id: Any) -> bool:
