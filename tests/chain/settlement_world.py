@@ -201,6 +201,7 @@ class World:
         default_factory=lambda: (Pubkey.new_unique(), Pubkey.new_unique())
     )
     users: list[User] = field(default_factory=list[User])
+    genesis_hash: bytes = GENESIS
 
     def __post_init__(self) -> None:
         self.svm.add_program_from_file(self.program, PROGRAM_DIR / "settlement.so")
@@ -219,7 +220,7 @@ class World:
 
     @property
     def domain(self) -> bytes:
-        tagged = b"robocompute/domain/1" + GENESIS + bytes(self.program)
+        tagged = b"robocompute/domain/1" + self.genesis_hash + bytes(self.program)
         return hashlib.sha256(tagged).digest()
 
     def pda(self, *seeds: bytes) -> Pubkey:
@@ -444,7 +445,7 @@ class World:
 
     def init_arguments(self) -> dict[str, Any]:
         return {
-            "genesis_hash": GENESIS,
+            "genesis_hash": self.genesis_hash,
             "admin": self.admin.pubkey(),
             "treasury": self.treasury.pubkey(),
             "slot_stake": 50_000_000,

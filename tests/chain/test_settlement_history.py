@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from solders.instruction import Instruction
 
 PEOPLE = st.integers(0, 2)
-AMOUNTS = st.one_of(st.integers(0, 50), st.integers(0, 10**6), st.just(U64))
+AMOUNTS = st.one_of(st.integers(0, 50), st.integers(0, 10**5), st.sampled_from([10**6, U64]))
 START = 10**6
 
 
@@ -36,6 +36,8 @@ class Opened:
     best_voucher: int = 0
     settled: int = 0
     gone: bool = False
+    challenge_s: int = 60
+    may_close_at: int | None = None
 
 
 class SettlementHistory(RuleBasedStateMachine):
@@ -65,7 +67,10 @@ class SettlementHistory(RuleBasedStateMachine):
             self.world.ok(self.world.register(user, node), signers=(user.key,))
         self.world.ok(self.world.sweep_fees())
         self.opened.append(
-            Opened(self.world.channel(self.people[0], self.people[1], deposit=1_000))
+            Opened(
+                self.world.channel(self.people[0], self.people[1], deposit=1_000),
+                challenge_s=3_600,
+            )
         )
 
     def attempt(self, *calls: Instruction, signers: tuple[Keypair, ...] = ()) -> bool:
@@ -167,14 +172,18 @@ class SettlementHistory(RuleBasedStateMachine):
         call = self.world.request_close(one.channel, authority=user.address)
         taken = self.attempt(call, signers=(user.key,))
         assert taken == (not one.gone and user.address == one.channel.payer.address)
+        if taken and one.may_close_at is None:
+            one.may_close_at = self.now + one.challenge_s
 
     @rule(index=st.integers(0, 99))
     def finalize_close(self, index: int) -> None:
         one = self.pick(index)
+        over = one.may_close_at is not None and self.now >= one.may_close_at
         taken = self.attempt(self.world.finalize_close(one.channel))
+        assert taken == (not one.gone and over)
         one.gone = one.gone or taken
 
-    @rule(seconds=st.integers(1, 40))
+    @rule(seconds=st.sampled_from([1, 30, 60, 3_600]))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
         self.world.set_time(self.now)
