@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,8 @@ class FileBlobStore:
             if made:
                 _sync_folder(self._root)
         except OSError as exc:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise StoreError(f"a chunk cannot be stored: {exc}") from exc
         return chunk
 

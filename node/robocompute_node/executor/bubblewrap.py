@@ -42,6 +42,7 @@ from robocompute_node.executor.spawn import Spawner, SpawnFailed
 from robocompute_node.executor.spec import Bind, Limits, Spec, write_durably
 from robocompute_node.executor.unpack import Stamp, unpack
 from robocompute_node.executor.usage import UsageReader
+from robocompute_protocol import codec
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.identifiers import Digest
 from robocompute_protocol.messages import Manifest, Requirements, TaskSpec
@@ -367,7 +368,7 @@ class BubblewrapExecutor:
             blobs=self.blobs,
             max_bytes=spec.limits.disk_bytes,
         )
-        return self.blobs.put(msgspec.msgpack.encode(manifest)), manifest
+        return self.blobs.put(codec.encode(manifest)), manifest
 
     def jobs(self) -> tuple[str, ...]:
         return tuple(sorted(path.name for path in self._jobs.iterdir() if path.name[0] != "."))

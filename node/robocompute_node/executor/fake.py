@@ -7,11 +7,11 @@ run in system tasks, so no nursery is needed, as with the real one.
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeVar
 
-import msgspec
 import trio
 
 from robocompute_node.executor import segments
@@ -25,7 +25,7 @@ from robocompute_node.executor.port import (
     Progress,
 )
 from robocompute_node.executor.unpack import check_paths
-from robocompute_protocol import limits
+from robocompute_protocol import codec, limits
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.identifiers import Digest
 from robocompute_protocol.messages import (
@@ -41,6 +41,8 @@ from robocompute_protocol.money import Millis
 _LIVE: Final = "volume/aspara/"
 _PIECE_BYTES: Final = 65_536
 _USAGE_EVERY_S: Final = 1.0
+_SOON_S: Final = 1e-6
+"""Moments this close are the same: a jumping clock lands a rounding error beside its target."""
 T = TypeVar("T")
 
 
@@ -257,7 +259,7 @@ class FakeExecutor:
     async def _keep_lease(self, job: _Job) -> None:
         wall_s = job.order.task.wall_ms / 1000
         while job.exit is None and job.stopping is None:
-            now = trio.current_time()
+            now = trio.current_time() + _SOON_S
             wall_at = (job.started_at or now) + job.frozen_s + wall_s
             if now >= job.end_at:
                 job.kill_at = now
@@ -303,7 +305,7 @@ class FakeExecutor:
         if job.stopping is None:
             return True
         now = trio.current_time()
-        killed = job.deaf or now >= job.kill_at
+        killed = job.deaf or now + _SOON_S >= job.kill_at
         if job.deaf:
             await trio.sleep_until(job.kill_at)
         self._end(job, 137 if killed else 143, *job.stopping)
@@ -311,7 +313,7 @@ class FakeExecutor:
 
     async def _pass_time(self, job: _Job, seconds: float) -> None:
         left = seconds
-        while left > 0 and job.stopping is None:
+        while left > _SOON_S and job.stopping is None:
             began, changed = trio.current_time(), job.changed
             if job.frozen_at is not None:
                 await changed.wait()
@@ -387,7 +389,7 @@ class FakeExecutor:
 
         def following() -> Usage | None:
             nonlocal due
-            now = trio.current_time()
+            now = trio.current_time() + _SOON_S
             if now < due or job.exit is not None:
                 return None
             due = now + _USAGE_EVERY_S
@@ -413,7 +415,7 @@ class FakeExecutor:
             for path, data in sorted(job.files.items())
         ]
         manifest = Manifest(files=tuple(entries))
-        return self._blobs.put(msgspec.msgpack.encode(manifest)), manifest
+        return self._blobs.put(codec.encode(manifest)), manifest
 
     def jobs(self) -> tuple[str, ...]:
         return tuple(sorted(self._jobs))
@@ -428,4 +430,5 @@ class FakeExecutor:
 
 
 def _how(code: int) -> str:
-    return f"ended by signal {code - 128}" if code > 128 else f"exit code {code}"
+    by_signal = 128 < code < 128 + signal.NSIG
+    return f"ended by signal {code - 128}" if by_signal else f"exit code {code}"

@@ -19,8 +19,8 @@ from hashlib import sha256
 
 from robocompute_node.executor import processes
 from robocompute_node.executor.cgroups import Group
+from robocompute_node.executor.intake import Intake
 from robocompute_node.executor.launch import launch
-from robocompute_node.executor.lines import LineSplitter
 from robocompute_node.executor.segments import NOTE, STDERR, STDOUT, SUPERVISOR, SegmentWriter
 from robocompute_node.executor.spec import (
     CONTROL,
@@ -49,24 +49,8 @@ _DISK_SHARE = 20
 """Counting files may take at most one part in this many of the time."""
 _DRAIN_S = 2.0
 """How long output may be read on after the program's end, if something holds the pipe open."""
-_BURST_S = 1
-"""Seconds of output at the full rate that may come at once."""
 _BACKLOG = 16
 _MAX_REQUEST = 65_536
-_MAX_DETAIL = 2_000
-"""Characters of a failed start that are kept as its reason."""
-
-
-class _Output:
-    """One of the program's streams."""
-
-    __slots__ = ("fd", "splitter", "stream")
-
-    def __init__(self, stream: int, fd: int) -> None:
-        self.stream = stream
-        self.fd = fd
-        self.splitter = LineSplitter()
-        os.set_blocking(fd, False)
 
 
 class _Client:
@@ -99,7 +83,7 @@ class Supervisor:
             cpu_cores=spec.limits.cpu_cores,
         )
         self._selector = selectors.DefaultSelector()
-        self._outputs: list[_Output] = []
+        self._intake = Intake(self._log, self._selector, rate=spec.limits.output_rate)
         self._bwrap = 0
         self._init: int | None = None
         self._started_at: float | None = None
@@ -110,13 +94,9 @@ class Supervisor:
         self._kill_at: float | None = None
         self._frozen_at: float | None = None
         self._frozen_s = 0.0
-        self._tokens = float(spec.limits.output_rate * _BURST_S)
-        self._tokens_at = self._began
-        self._held_back = False
         self._poll_at = self._began + _POLL_S
         self._disk_at = self._began + _DISK_POLL_S
         self._peak_bytes = 0
-        self._first_errors = b""
         self._status = b""
 
     # --- the loop -------------------------------------------------------------------------------
@@ -171,25 +151,18 @@ class Supervisor:
         self._write_state()
         for fd in (out_in, err_in, status_in, started_in):
             os.close(fd)
-        for stream, fd in ((STDOUT, out), (STDERR, err)):
-            output = _Output(stream, fd)
-            self._outputs.append(output)
-            self._watch_output(output)
+        self._intake.open(STDOUT, out)
+        self._intake.open(STDERR, err)
         self._watch(status, lambda: self._on_status(status))
         self._watch(started, lambda: self._on_started(started))
-
-    def _watch_output(self, output: _Output) -> None:
-        self._watch(output.fd, lambda: self._on_output(output))
 
     def _over(self) -> bool:
         if self._wait_status is None:
             return False
-        return not self._outputs or time.monotonic() > self._exited_at + _DRAIN_S
+        return self._intake.ended() or time.monotonic() > self._exited_at + _DRAIN_S
 
     def _next_moment(self) -> float:
-        moments = [due for each in self._outputs if (due := each.splitter.due_at()) is not None]
-        if self._held_back:
-            moments.append(self._tokens_at + 0.02)
+        moments = self._intake.due_at()
         if self._wait_status is not None:
             return min([*moments, self._exited_at + _DRAIN_S])
         moments.append(self._disk_at)
@@ -206,9 +179,7 @@ class Supervisor:
 
     def _tick(self, now: float) -> None:
         """Do whatever has fallen due."""
-        self._refill(now)
-        for output in self._outputs:
-            self._record(output, output.splitter.expire(now))
+        self._intake.tick(now, drain=self._wait_status is not None)
         self._log.flush()
         self._reap(now)
         if self._wait_status is not None:
@@ -219,47 +190,11 @@ class Supervisor:
             self._kill_at = now + 1
             self._kill()
 
-    # --- output ---------------------------------------------------------------------------------
-
-    def _on_output(self, output: _Output) -> None:
-        try:
-            data = os.read(output.fd, _READ_BYTES)
-        except BlockingIOError:
-            return
-        if output.stream == STDERR and self._started_at is None:
-            self._first_errors = (self._first_errors + data)[:_MAX_DETAIL]
-        if data:
-            self._tokens -= len(data)
-            self._record(output, output.splitter.feed(data, time.monotonic()))
-            return
-        self._selector.unregister(output.fd)
-        os.close(output.fd)
-        self._outputs.remove(output)
-        self._record(output, output.splitter.finish())
-
-    def _record(self, output: _Output, records: list[tuple[int, bytes]]) -> None:
-        for kind, data in records:
-            self._log.append(output.stream, kind, data, time.time_ns())
+    # --- the program ----------------------------------------------------------------------------
 
     def _note(self, text: str) -> None:
         self._log.append(SUPERVISOR, NOTE, text.encode(), time.time_ns())
         self._log.flush()
-
-    def _refill(self, now: float) -> None:
-        """Let output through at its rate; over it the program's writes block, as on a terminal."""
-        rate = self._limits.output_rate
-        self._tokens = min(float(rate * _BURST_S), self._tokens + (now - self._tokens_at) * rate)
-        self._tokens_at = now
-        if self._tokens < 0 and not self._held_back:
-            self._held_back = True
-            for output in self._outputs:
-                self._selector.unregister(output.fd)
-        elif self._held_back and (self._tokens > 0 or self._wait_status is not None):
-            self._held_back = False
-            for output in self._outputs:
-                self._watch_output(output)
-
-    # --- the program ----------------------------------------------------------------------------
 
     def _on_status(self, fd: int) -> None:
         """Read the first line only, from before the program runs: it could write the next.
@@ -468,8 +403,7 @@ class Supervisor:
     # --- the end --------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        for output in self._outputs:
-            self._record(output, output.splitter.finish())
+        self._intake.finish()
         if self._wait_status is None:
             raise RuntimeError("finished before its end")
         code = _shell_code(self._wait_status)
@@ -500,11 +434,11 @@ class Supervisor:
 
     def _say_why(self, code: int) -> tuple[str, str]:
         if self._started_at is None:
-            reason = self._first_errors.decode(errors="replace").strip()
+            reason = self._intake.early_errors.decode(errors="replace").strip()
             return "sandbox_failed", reason or f"the sandbox ended with status {code}"
         if code != 0 and self._group.out_of_memory():
             return "memory", _over("memory", self._limits.memory_bytes)
-        if code > 128:
+        if 128 < code < 128 + signal.NSIG:
             return "exited", f"ended by signal {code - 128}"
         return "exited", f"exit code {code}"
 
