@@ -146,7 +146,7 @@ async def attack_stream(host: Any, victim: Victim, protocol: str) -> Any:
 
 
 async def read_to_the_end(stream: Any) -> None:
-    with pytest.raises(Exception):  # noqa: B017, PT011 whatever libp2p says to a dead stream
+    with pytest.raises(Exception):  # noqa: B017, PT011, PT012 whatever libp2p says to a dead stream
         while True:
             await stream.read(65_536)
 
@@ -188,7 +188,7 @@ async def test_a_stranger_with_a_public_key_does_not_pass_for_its_owner(
     before = len(victim.callers)
     async with attacker(keys, security if way == "plaintext" else noise_only(keys)) as host:
         host.get_network().retry_config.max_retries = 0
-        with trio.move_on_after(2), pytest.raises(Exception):  # noqa: B017, PT011
+        with trio.move_on_after(2), pytest.raises(Exception):  # noqa: B017, PT011, PT012
             stream = await attack_stream(host, victim, ECHO)
             await stream.read(1)
     assert len(victim.callers) == before

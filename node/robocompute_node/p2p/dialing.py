@@ -68,6 +68,8 @@ def parse_address(text: str) -> tuple[ID | None, Multiaddr]:
         peer = ID.from_base58(address.value_for_protocol("p2p") or "") if "p2p" in names else None
     except (MultiaddrError, ValueError, KeyError) as exc:
         raise ValueError(f"not a multiaddr: {text!r}: {exc}") from None
+    if peer is not None and names[-1] != "p2p":
+        raise ValueError(f"goes on behind the peer id: {text!r}")
     if peer is not None:
         address = address.decapsulate(Multiaddr(f"/p2p/{peer}"))
         names = names[: names.index("p2p")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -231,7 +232,10 @@ class Gossip:
         if pubsub is None:
             log.warning("no network just now, a message of %s was not sent", topic)
             return
-        await pubsub.publish(topic, payload)
+        try:
+            await pubsub.publish(topic, payload)
+        except Exception as exc:  # noqa: BLE001 the host is falling over; it will be restarted
+            log.warning("a message of %s was not sent: %r", topic, exc)
 
     @asynccontextmanager
     async def subscribe(
@@ -246,7 +250,7 @@ class Gossip:
         followers = self._topics.setdefault(topic, [])
         followers.append(subscription)
         try:
-            await self._settle(topic)
+            await quietly(partial(self._settle, topic))  # a host that falls over is restarted
             yield subscription.receive
         finally:
             followers.remove(subscription)
@@ -254,7 +258,7 @@ class Gossip:
             if not followers and self._topics.get(topic) is followers:
                 del self._topics[topic]
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + UNFOLLOW_S):
-                    await self._settle(topic)
+                    await quietly(partial(self._settle, topic))
 
     async def _settle(self, topic: str) -> None:
         # under a lock, because leaving and joining again must not overtake one another

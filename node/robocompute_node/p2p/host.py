@@ -263,10 +263,13 @@ class Libp2pNetwork:
                 nursery.start_soon(self._dialer.keep_connected, swarm)
                 nursery.start_soon(self._repair, swarm, pubsub)
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:  # before anything closes, so that nobody starts more on it
+                    self._host = self._swarm = self._nursery = None
+                    self._up = trio.Event()
+                    self._gossip.detach()
         finally:
-            self._host = self._swarm = self._nursery = None
-            self._up = trio.Event()
             self._gossip.detach()
             deadline = trio.current_time() + CLOSING_S
             with trio.CancelScope(shield=True, deadline=deadline):
@@ -329,9 +332,10 @@ class Libp2pNetwork:
 
 def _clearest(exc: Exception) -> Exception:
     """The ConfigError inside libp2p's nested groups, where there is one."""
-    while isinstance(exc, ExceptionGroup):
-        settings = exc.subgroup(ConfigError)
-        exc = (settings or exc).exceptions[0]
+    if isinstance(exc, ExceptionGroup):
+        group: ExceptionGroup[Exception] = exc
+        found = [_clearest(each) for each in group.exceptions]
+        return next((each for each in found if isinstance(each, ConfigError)), found[0])
     return exc
 
 

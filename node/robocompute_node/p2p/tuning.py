@@ -56,6 +56,8 @@ KEEPALIVE_S: Final = 4.0
 """Seconds between pings on an idle or busy connection."""
 PONG_DEADLINE_S: Final = 10.0
 """A peer that answers no ping for this long is gone; a busy Python peer may stall for seconds."""
+PONG_GRACE_S: Final = 1.0
+"""Time for our own reader, after our own process stood still longer than the deadline."""
 GOSSIP_QUEUE: Final = 2_048
 """Gossip messages waiting for one peer: a queue of 32 lost 92 % of a burst of 200."""
 GOSSIP_RPC_BYTES: Final = 65_536
@@ -278,6 +280,8 @@ def _keep_alive() -> None:
             except Exception:  # noqa: BLE001 any fault of the socket: the reader closes up
                 return
             with trio.move_on_after(PONG_DEADLINE_S):
+                await self._ping_event.wait()
+            with trio.move_on_after(PONG_GRACE_S):  # it may lie unread where we were stalled
                 await self._ping_event.wait()
             if not self._ping_event.is_set():
                 if not self.event_shutting_down.is_set():
