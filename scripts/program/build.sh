@@ -77,6 +77,7 @@ replace() {
 replace "$built" settlement.so
 sha256sum settlement.so >"$target/settlement.so.sha256"
 replace "$target/settlement.so.sha256" settlement.so.sha256
-CARGO_TARGET_DIR=$target cargo run -q --locked --features idl --bin settlement-idl \
+LD_LIBRARY_PATH=$rust/lib/x86_64-linux-gnu RUSTC=$rust/bin/rustc CARGO_TARGET_DIR=$target \
+  cargo run -q --locked --features idl --bin settlement-idl \
   --manifest-path interface/Cargo.toml >"$target/settlement.json"
 replace "$target/settlement.json" idl/settlement.json

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Install the program's compiler from Debian bookworm and cargo's registry: about 300 MB.
-# Does nothing when it is there already. As root it installs missing
-# packages (Debian's cargo where there is none); otherwise it names them and stops.
+# Does nothing when it is there already. As root it installs missing packages (Debian's cargo where
+# there is none); otherwise it names them and stops.
 # ROBOCOMPUTE_TOOLS may name a folder that holds a ready sbpf-linker; otherwise it is built.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/env.sh"
@@ -11,8 +11,12 @@ stamp="$PROGRAM_CACHE/ready-$RUSTC_WEB_VERSION-$SBPF_LINKER_VERSION"
 
 missing=()
 command -v cargo >/dev/null || missing+=(cargo-web)
-dpkg -s libllvm22 llvm-22-dev >/dev/null 2>&1 ||
-  missing+=(llvm-22-dev libpolly-22-dev libzstd-dev libxml2-dev zlib1g-dev)
+# rustc-web and sbpf-linker share this LLVM; its headers are needed only to build the linker.
+linker="${ROBOCOMPUTE_TOOLS:+$ROBOCOMPUTE_TOOLS/sbpf-linker}"
+packages=(libllvm22)
+[ -x "$linker" ] || [ -x "$PROGRAM_CACHE/bin/sbpf-linker" ] ||
+  packages+=(llvm-22-dev libpolly-22-dev libzstd-dev libxml2-dev zlib1g-dev)
+dpkg -s "${packages[@]}" >/dev/null 2>&1 || missing+=("${packages[@]}")
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ]; then
     echo "missing: please type: sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
@@ -34,8 +38,7 @@ mkdir -p "$PROGRAM_CACHE/packages" "$PROGRAM_CACHE/rust" "$PROGRAM_CACHE/bin"
   done
 )
 
-linker="${ROBOCOMPUTE_TOOLS:+$ROBOCOMPUTE_TOOLS/sbpf-linker}"
-if [ -n "$linker" ] && [ -x "$linker" ]; then
+if [ -x "$linker" ]; then
   install -m 0755 "$linker" "$PROGRAM_CACHE/bin/sbpf-linker"
 elif [ ! -x "$PROGRAM_CACHE/bin/sbpf-linker" ]; then
   LLVM_SYS_221_PREFIX=/usr/lib/llvm-22 LLVM_PREFIX=/usr/lib/llvm-22 \

@@ -12,7 +12,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from solders.account import Account
 from solders.instruction import AccountMeta, Instruction
@@ -22,6 +22,9 @@ from solders.message import Message
 from solders.pubkey import Pubkey
 from solders.transaction import Transaction
 from solders.transaction_metadata import FailedTransactionMetadata, TransactionMetadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROGRAM_DIR: Final = Path(__file__).parents[2] / "programs" / "settlement"
 IDL: Final[dict[str, Any]] = json.loads((PROGRAM_DIR / "idl" / "settlement.json").read_text())
@@ -202,6 +205,8 @@ class World:
     )
     users: list[User] = field(default_factory=list[User])
     genesis_hash: bytes = GENESIS
+    source: Callable[[Pubkey], bytes | None] | None = None
+    """Where accounts are read, if not from the in-process chain."""
 
     def __post_init__(self) -> None:
         self.svm.add_program_from_file(self.program, PROGRAM_DIR / "settlement.so")
@@ -269,6 +274,8 @@ class World:
 
     def data(self, address: Pubkey) -> bytes | None:
         """An account's data, or None where there is no account."""
+        if self.source is not None:
+            return self.source(address)
         account = self.svm.get_account(address)
         return None if account is None else bytes(account.data)
 

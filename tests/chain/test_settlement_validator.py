@@ -72,7 +72,7 @@ class Validator:
     """A validator with the program, two mints and funded users at its genesis."""
 
     def __init__(self, binary: str, folder: Path) -> None:
-        self.world = World()
+        self.world = World(source=self.data)
         self.users = [self.world.user() for _ in range(2)]
         self._folder = folder
         ports = free_ports()
@@ -190,14 +190,11 @@ def validator(tmp_path: Path) -> Iterator[Validator]:
     validator.stop()
 
 
-def test_a_channels_whole_life_on_a_real_validator(
-    validator: Validator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_channels_whole_life_on_a_real_validator(validator: Validator) -> None:
     world = validator.world
     payer, payee = validator.users
-    # The world reads accounts through its in-process chain; here they come over RPC.
-    monkeypatch.setattr(world, "data", validator.data)
-    accounts, arguments = world.init_accounts(), world.init_arguments() | {"min_challenge_s": 0}
+    accounts = world.init_accounts()
+    arguments: dict[str, Any] = world.init_arguments() | {"min_challenge_s": 0}
 
     thief = accounts | {"authority": payer.address}
     call = world.instruction("init_config", thief, **arguments)
