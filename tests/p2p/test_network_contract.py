@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ECHO = "/test/echo/1"
 TOPIC = "/test/topic/1"
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 WRITE_DEADLINE_S = 0.5
 
 

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
@@ -333,7 +333,7 @@ class Libp2pNetwork:
 def _clearest(exc: Exception) -> Exception:
     """The ConfigError inside libp2p's nested groups, where there is one."""
     if isinstance(exc, ExceptionGroup):
-        group: ExceptionGroup[Exception] = exc
+        group = cast("ExceptionGroup[Exception]", exc)
         found = [_clearest(each) for each in group.exceptions]
         return next((each for each in found if isinstance(each, ConfigError)), found[0])
     return exc
