@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ WORK = DEMO / "work"
 TORCH_HOME = ROOT / ".cache" / "torch"
 NODE = [sys.executable, "-m", "robocompute_node"]
 CHISEL = [sys.executable, "-c", "from chisel.cli import main; raise SystemExit(main())"]
+JOB_WITHIN_S = 600
+"""The training takes seconds; on torch its first import on a cold disk takes a minute more."""
 SETTLED_WITHIN_S = 60
 """The local world's provider settles a second after a job's end; a busy machine takes longer."""
 
@@ -36,6 +39,7 @@ SETTLED_WITHIN_S = 60
 def main() -> int:
     """Run the demo; return its exit status."""
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: fail("stopped by SIGTERM"))
     start_afresh()
     if os.environ.get("TORCH") == "1":
         put_torch_in()
@@ -93,12 +97,16 @@ def run_job(world: dict[str, Any]) -> None:
     key = Path(client["api_key_file"]).read_text().strip()
     heading("chisel python examples/train.py")
     began = time.monotonic()
-    ended = subprocess.run(
-        [*CHISEL, "--yes", "python", "examples/train.py"],
-        cwd=WORK,
-        env={**os.environ, "CHISEL_BACKEND_URL": client["url"], "CHISEL_API_KEY": key},
-        check=False,
-    )
+    try:
+        ended = subprocess.run(
+            [*CHISEL, "--yes", "python", "examples/train.py"],
+            cwd=WORK,
+            env={**os.environ, "CHISEL_BACKEND_URL": client["url"], "CHISEL_API_KEY": key},
+            check=False,
+            timeout=JOB_WITHIN_S,
+        )
+    except subprocess.TimeoutExpired:
+        fail(f"the job did not end within {JOB_WITHIN_S} s: see {WORLD / 'log'}")
     if ended.returncode != 0:
         fail(f"the job ended with exit status {ended.returncode}")
     say(f"(exit status 0 after {time.monotonic() - began:.1f} s)")
@@ -220,11 +228,11 @@ def status() -> dict[str, Any]:
 
 def ask(url: str, key: str, path: str) -> Any:
     """GET from a node's REST server."""
-    request = urllib.request.Request(  # noqa: S310  the world's own address
+    request = urllib.request.Request(
         f"{url}/api/v1{path}", headers={"Authorization": f"Bearer {key}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
     except urllib.error.URLError as exc:
         fail(f"the client node did not answer {path}: {exc}")

@@ -33,6 +33,8 @@ SignatureField: TypeAlias = Annotated[Signature, msgspec.Meta(min_length=64, max
 AmountField: TypeAlias = Annotated[MicroUnits, msgspec.Meta(ge=0, le=2**62)]
 MillisField: TypeAlias = Annotated[Millis, msgspec.Meta(ge=0, le=2**53)]
 SlotBits: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62 - 1)]
+NanosField: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""A moment in nanoseconds since the Unix epoch: beyond 2**53 since 1970-04-15."""
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 ShortText: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 LongText: TypeAlias = Annotated[str, msgspec.Meta(max_length=4_096)]
@@ -354,7 +356,7 @@ class Output(Message, frozen=True, kw_only=True, tag="output"):
     sequence: Count
     stream: Literal["stdout", "stderr", "supervisor"]
     kind: Literal["line", "cr", "part", "note"]
-    at_ns: Count
+    at_ns: NanosField
     data: Annotated[bytes, msgspec.Meta(max_length=65_536)]
 
 
