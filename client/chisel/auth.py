@@ -21,9 +21,21 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def backend_url(environment: Mapping[str, str] | None = None) -> str:
-    """The backend in use: CHISEL_BACKEND_URL, or one's own node."""
-    found = (environment if environment is not None else os.environ).get("CHISEL_BACKEND_URL")
-    return (found or DEFAULT_BACKEND).rstrip("/")
+    """The backend in use: CHISEL_BACKEND_URL, else where one's own node says that it listens."""
+    found = environment if environment is not None else os.environ
+    url = found.get("CHISEL_BACKEND_URL")
+    if not url:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            told: Any = json.loads((node_home(found) / "api.json").read_text(encoding="utf-8"))
+            if urlsplit(str(told["url"])).hostname in _LOOPBACK:
+                url = str(told["url"])
+    return (url or DEFAULT_BACKEND).rstrip("/")
+
+
+def node_home(environment: Mapping[str, str]) -> Path:
+    """The data folder of one's own node: ROBOCOMPUTE_HOME, or ~/.robocompute."""
+    home = environment.get("ROBOCOMPUTE_HOME")
+    return Path(home) if home else Path.home() / ".robocompute"
 
 
 def credentials_path() -> Path:
@@ -43,10 +55,9 @@ def known_api_key(url: str, environment: Mapping[str, str] | None = None) -> str
     if key := _saved_key(url):
         return key
     if urlsplit(url).hostname in _LOOPBACK:
-        home = found.get("ROBOCOMPUTE_HOME")
-        path = (Path(home) if home else Path.home() / ".robocompute") / "api_key"
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return path.read_text(encoding="ascii").strip() or None
+            key = (node_home(found) / "api_key").read_text(encoding="ascii").strip()
+            return key or None
     return None
 
 

@@ -19,7 +19,7 @@ NO_NODE: Final = 74
 PROVIDER_FAULT: Final = 75
 """The provider ended the job or was lost; the time is not charged. Running it again may help."""
 REFUSED: Final = 76
-"""The node refused the task for another reason."""
+"""The node refused the task, or gave it up, for another reason, which it says."""
 NOT_PREPARED: Final = 78
 """The job's requirements could not be installed, or its upload not be unpacked."""
 TIME_LIMIT: Final = 124
@@ -58,9 +58,7 @@ def exit_status(task: Mapping[str, Any]) -> int:
         return 0
     if task.get("status") == "cancelled":
         return CANCELLED
-    if task.get("provider") is None:
-        return NO_PROVIDER
-    return PROVIDER_FAULT
+    return NO_PROVIDER if task.get("provider") is None else REFUSED
 
 
 def summary(task: Mapping[str, Any]) -> str:

@@ -223,7 +223,7 @@ def follow(
                     outcome.NO_READER, "nobody reads the output any more; cancelling the job …"
                 )
         if event.kind == "ended":
-            return event.data
+            return event.data if "exit_code" in event.data else client.tasks.get(task_id)
     raise RoboComputeError("the node ended the stream before the task ended")
 
 

@@ -13,6 +13,7 @@ from robocompute.exceptions import (
     NodeUnreachableError,
     RoboComputeError,
     error_of,
+    is_stated,
 )
 from robocompute.sse import EventStream, json_or_none
 from robocompute.transport import Response, StreamedResponse, Transport
@@ -144,6 +145,7 @@ class RoboComputeClient:
         attempts: int,
     ) -> Response:
         failed: NetworkError | None = None
+        busy: Response | None = None
         for pause in (0.0, *RETRY_PAUSES)[:attempts]:
             if pause:
                 self._pause(pause)
@@ -154,15 +156,14 @@ class RoboComputeClient:
             except NodeUnreachableError:
                 raise
             except NetworkError as error:
-                failed = error
+                failed, busy = error, None
                 continue
-            if response.status in (502, 503, 504):
-                failed = NetworkError(
-                    f"the node answered with HTTP status {response.status}",
-                    status_code=response.status,
-                )
+            if response.status in (502, 503, 504) and not is_stated(json_or_none(response.body)):
+                busy = response
                 continue
             return response
+        if busy is not None:
+            return busy
         assert failed is not None
         raise failed
 

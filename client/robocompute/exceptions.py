@@ -135,6 +135,12 @@ _BY_CODE: Final[dict[str, type[RoboComputeError]]] = {
 }
 
 
+def is_stated(body: Any) -> bool:
+    """Whether an error's body says something that repeating the request would not change."""
+    stated: Any = body.get("error") if isinstance(body, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return isinstance(stated, dict) and stated.get("code") in _BY_CODE  # pyright: ignore[reportUnknownMemberType]
+
+
 def error_of(status: int, body: Any, *, retry_after: str | None) -> RoboComputeError:
     """The exception for an answer with an error status; ``body`` is its JSON, or None."""
     stated: Any = body.get("error") if isinstance(body, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

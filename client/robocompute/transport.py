@@ -17,8 +17,8 @@ from robocompute.exceptions import NetworkError, NodeUnreachableError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
-LINE_BYTES: Final = 1_048_576
-"""Longest line of a stream: an output record is at most 64 KiB, and an ended task a few kB."""
+LINE_BYTES: Final = 2_097_152
+"""Longest line of a stream: an event is at most a MiB where the node keeps it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,7 +253,7 @@ def test_a_script_below_another_folder_runs_by_its_path_there(
 
 def test_refusals_have_exit_codes_of_their_own(node: FakeNode, chisel: Run) -> None:
     for code, status, expected in (
-        ("PROVIDER_UNAVAILABLE", 409, 69),
+        ("PROVIDER_UNAVAILABLE", 503, 69),
         ("INSUFFICIENT_FUNDS", 402, 73),
         ("INVALID_REQUEST", 400, 76),
     ):
@@ -284,8 +284,11 @@ def test_the_nodes_own_key_is_found_on_this_machine(
 ) -> None:
     (tmp_path / "node").mkdir()
     (tmp_path / "node" / "api_key").write_text(API_KEY + "\n")
-    ran = chisel("python", "train.py", CHISEL_API_KEY="", ROBOCOMPUTE_HOME=str(tmp_path / "node"))
-    assert ran.returncode == 0
+    home = {"CHISEL_API_KEY": "", "ROBOCOMPUTE_HOME": str(tmp_path / "node")}
+    assert chisel("python", "train.py", **home).returncode == 0
+    (tmp_path / "node" / "api.json").write_text(json.dumps({"url": node.url, "pid": 1}))
+    assert chisel("python", "train.py", CHISEL_BACKEND_URL="", **home).returncode == 0
+    assert len(node.tasks) == 2
 
 
 def test_detach_prints_the_id_and_the_other_words_go_on_from_it(

@@ -183,6 +183,7 @@ def test_a_link_that_leads_out_is_not_inside(tmp_path: Path) -> None:
         ({"exit_code": 0, "cause": "provider_stopped", "ended_by": "provider"}, 75),
         ({"exit_code": None, "status": "cancelled", "provider": None}, 130),
         ({"exit_code": None, "status": "failed", "provider": None}, 69),
+        ({"exit_code": None, "status": "failed", "provider": "x", "ended_by": "client"}, 76),
     ],
 )
 def test_every_end_has_its_exit_status(task: dict[str, object], status: int) -> None:

@@ -73,7 +73,7 @@ def test_a_node_that_is_starting_is_asked_again(node: FakeNode, client: RoboComp
     node.busy = 3
     assert client.wallet.get_balance()["usdt_balance"] == "0.000000"
     node.busy = 9
-    with pytest.raises(NetworkError, match="503"):
+    with pytest.raises(RoboComputeError, match="starting"):
         client.wallet.get_balance()
 
 
