@@ -106,15 +106,13 @@ class Store:
         self._handles: dict[str, Any] = {}
 
     def handle(self, name: str) -> Any:
-        """LMDB's handle of a table; made at first use, outside of any write transaction."""
-        if name not in self._handles:
-            self._handles[name] = self._env.open_db(name.encode())
+        """LMDB's handle of a declared table."""
         return self._handles[name]
 
     def declare(self, *tables: Table[Any]) -> None:
-        """Create the tables: LMDB cannot make one inside another's write transaction."""
+        """Create tables before they are used: inside a transaction LMDB would wait for itself."""
         for table in tables:
-            self.handle(table.name)
+            self._handles[table.name] = self._env.open_db(table.name.encode())
 
     @contextmanager
     def transaction(self) -> Generator[Transaction]:

@@ -6,13 +6,14 @@ safe to ask for again, so a cut link or a restart of either side loses and doubl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
 from robocompute_node.executor.port import Executor
-from robocompute_node.p2p.port import FrameStream, Network
+from robocompute_node.p2p.port import FrameStream, Network, PeerGone
 from robocompute_node.services.conversation import hear, hear_or_end, say
 from robocompute_node.services.job_runs import JobRun, JobRuns
 from robocompute_node.services.lettings import LettingRecord, Lettings
@@ -27,6 +28,8 @@ from robocompute_protocol.messages import (
     Message,
     Refused,
 )
+
+log = logging.getLogger(__name__)
 
 ATTACH_SECONDS: Final = 15.0
 """A client that opened a stream must say which job it wants by then."""
@@ -64,7 +67,10 @@ class JobFeed:
         if record.state.phase in (ProviderPhase.ORDERED, ProviderPhase.NEVER_LEASED):
             await say(stream, Refused(code="not_leased", message="this agreement is not leased"))
             return
-        await self._feed(stream, attach, record)
+        try:
+            await self._feed(stream, attach, record)
+        except* PeerGone as exc:
+            log.info("job feed cut: %s", exc.exceptions[0])
 
     async def _feed(self, stream: FrameStream, attach: Attach, record: LettingRecord) -> None:
         sending = trio.Lock()

@@ -62,6 +62,7 @@ class Market:
         self._clock = clock
         self._key = key
         self.book = book
+        store.declare(SEQUENCES)
         self._changed = trio.Event()
         self._learnt = trio.Event()
 

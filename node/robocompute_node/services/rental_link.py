@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_SECONDS: Final = 0.2
 RETRY_LAST_SECONDS: Final = 3.0
 """Between tries to reach a provider: soon at first, then so that a restart is noticed quickly."""
+MAX_FAULTS: Final = 5
+"""Breaches of the protocol in one conversation before a provider is given up."""
 ORDER_SECONDS: Final = 60.0
 """An order waits for its channel's confirmation at most half of this on the provider's side."""
 PAY_SECONDS: Final = 10.0
@@ -130,14 +132,21 @@ class RentalLink:
     async def _persist(
         self, what: str, talk: Callable[[], Awaitable[bool]], *, while_: tuple[ClientPhase, ...]
     ) -> None:
-        """Repeat ``talk`` until it is done (True) or the phase is none of ``while_``."""
-        retry = Retry()
-        while self.record.state.phase in while_:
+        """Repeat ``talk`` until it is done (True) or the phase is none of ``while_``.
+
+        A peer that is away is tried for as long as the horizon lasts; one that talks nonsense a few
+        times over is given up.
+        """
+        retry, faults = Retry(), 0
+        while self.record.state.phase in while_ and faults < MAX_FAULTS:
             try:
                 if await talk():
                     return
                 retry.reset()
-            except (PeerGone, RemoteProtocolError) as exc:
+            except RemoteProtocolError as exc:
+                faults += 1
+                log.warning("%s, the provider broke the protocol: %s", what, exc)
+            except PeerGone as exc:
                 log.info("%s, will retry: %s", what, exc)
             await retry.pause()
 

@@ -274,6 +274,8 @@ class Rentals:
                     self._running(task_id, link.record)
                     nursery.start_soon(link.keep_paid)
                     await link.follow()
+                    if link.record.state.phase is ClientPhase.ACTIVE:
+                        await link.cancel("the provider's feed is not valid")
                 else:
                     await link.cancel(link.record.state.reason or "cancelled")
             nursery.cancel_scope.cancel()
