@@ -146,6 +146,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     node: FakeNode
     protocol_version = "HTTP/1.1"
+    wbufsize = 65_536
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
@@ -274,6 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
+        self.wfile.flush()
         self.close_connection = True
         number = after
         while True:
