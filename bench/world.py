@@ -53,7 +53,7 @@ class World:
         marks = [("chisel", begin), ("accepted", _ms(task["created_at"]))]
         for event in self._events(task["task_id"]):
             if event["kind"] == "stage" and event["stage"] not in {name for name, _ in marks}:
-                marks.append((event["stage"], _ms(event["at"])))
+                marks.append((event["stage"], float(event["at_ms"])))
             if event["kind"] == "output":
                 marks.append(("output", event["at_ns"] / 1e6))
                 break

@@ -133,7 +133,7 @@ class _Node:
         if config.is_provider:
             await self._start_provider(services, network, market)
         channels = ChannelKeeper(store, self._chain, clock, self._key, self._wallet, config)
-        tasks = TaskBook(store, config.data_dir / "tasks")
+        tasks = TaskBook(store, config.data_dir / "tasks", clock)
         rentals = Rentals(
             network,
             clock,

@@ -106,7 +106,7 @@ class TaskView:
 class TaskEvent:
     """One numbered thing that happened to a task. Numbers are consecutive from 1, and durable.
 
-    kind "stage": {"stage", "detail"}; "output": {"sequence", "stream", "kind", "at_ns", "text" or,
+    kind "stage": {"stage", "detail", "at_ms"}; "output": {"sequence", "stream", "kind", "at_ns", "text" or,
     where the bytes are not UTF-8, "base64"}; "match": {"provider", "price_per_hour", "why"};
     "ended": the task as REST shows it.
     """

@@ -12,6 +12,7 @@ import trio
 
 from robocompute_node.api.port import TaskEvent, TaskNotFound, TaskStatus
 from robocompute_node.api.views import task_json
+from robocompute_node.clocks import Clock
 from robocompute_node.core.tasks import TaskRecord
 from robocompute_node.events import TaskLog
 from robocompute_node.store import Store, Table, Transaction
@@ -25,8 +26,9 @@ OPEN_LOGS: Final = 128
 class TaskBook:
     """All tasks this node was ever given, newest first by creation time."""
 
-    def __init__(self, store: Store, folder: Path) -> None:
+    def __init__(self, store: Store, folder: Path, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._folder = folder
         self._logs: OrderedDict[str, TaskLog] = OrderedDict()
         store.declare(TASKS, IDEMPOTENCY)
@@ -73,7 +75,8 @@ class TaskBook:
         task = self.get(task_id)
         if (task.stage, task.stage_detail) != (stage, detail) and not task.ended:
             self.note(task_id, stage=stage, stage_detail=detail)
-            self.log(task_id).append("stage", {"stage": stage, "detail": detail})
+            entry = {"stage": stage, "detail": detail, "at_ms": self._clock.now_ms()}
+            self.log(task_id).append("stage", entry)
 
     def note(self, task_id: str, **changes: Any) -> TaskRecord:
         """Replace fields that a restart may forget (a stage): in memory only."""
