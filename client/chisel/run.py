@@ -37,6 +37,7 @@ class Interrupts:
         self._terminal = terminal
         self._client: RoboComputeClient | None = None
         self._task_id: str | None = None
+        self._over = False
         self.status: int | None = None
         """Exit status that the first interruption asked for."""
 
@@ -61,6 +62,10 @@ class Interrupts:
         if self.status is not None:
             self._cancel()
 
+    def ended(self) -> None:
+        """The job is over: what an interruption ends now is the fetching of results."""
+        self._over = True
+
     def cancel(self, status: int, word: str) -> None:
         """Cancel the job for a reason other than a signal."""
         if self.status is None:
@@ -71,6 +76,9 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._client is None:
             raise KeyboardInterrupt
+        if self._over:
+            self._terminal.say(f"left; `chisel pull {self._task_id}` fetches the results")
+            os._exit(outcome.CANCELLED)
         if self.status is None:
             self.status = outcome.CANCELLED if number == signal.SIGINT else outcome.TERMINATED
             self._terminal.say("cancelling the job … (again: leave at once)")
@@ -150,6 +158,7 @@ def run(
         if terminal.chatty:
             terminal.say(f"task {task_id}")
         ended = follow(client, task_id, options, terminal, interrupts)
+        interrupts.ended()
         fetch(client, task_id, Path(options.out), terminal)
         finish(ended, terminal)
         return outcome.exit_status(ended) if interrupts.status is None else interrupts.status
