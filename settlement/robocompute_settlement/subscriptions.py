@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import httpx
 import msgspec
 import trio
 from trio_websocket import (
     ConnectionClosed,
-    DisconnectionTimeout,
     HandshakeError,
     WebSocketConnection,
-    open_websocket_url,
+    wrap_client_stream,
 )
 
 from robocompute_protocol.identifiers import to_base58
@@ -70,6 +70,7 @@ class Subscriptions:
         self._numbers = itertools.count(1)
         self._watches: set[Watch] = set()
         self._pending: dict[int, Watch] = {}
+        self._served = False
         self._outbox: trio.MemorySendChannel[bytes] | None = None
 
     @contextmanager
@@ -95,15 +96,12 @@ class Subscriptions:
             if self._url is None:
                 await trio.sleep_forever()
             try:
-                async with open_websocket_url(
-                    self._url, connect_timeout=CONNECT_TIMEOUT_S, disconnect_timeout=1.0
-                ) as socket:
-                    pause = RECONNECT_FIRST_S
-                    await self._serve(socket)
-            except* (HandshakeError, ConnectionClosed, DisconnectionTimeout, OSError) as group:
+                await self._connect(self._url)
+            except* (HandshakeError, ConnectionClosed, trio.TooSlowError, OSError) as group:
                 log.warning("no websocket to %s, will retry: %r", self._url, group.exceptions[0])
             await trio.sleep(pause)
-            pause = min(pause * 2, RECONNECT_MOST_S)
+            pause = RECONNECT_FIRST_S if self._served else min(pause * 2, RECONNECT_MOST_S)
+            self._served = False
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -119,6 +117,25 @@ class Subscriptions:
             if watch.remote is not None:
                 name = watch.method.replace("Subscribe", "Unsubscribe")
                 self._request(name, (watch.remote,))
+
+    async def _connect(self, url: str) -> None:
+        """Serve one connection. The stream is ours, so that it is closed however that ends."""
+        target = httpx.URL(url)
+        with trio.fail_after(CONNECT_TIMEOUT_S):
+            if target.scheme == "wss":
+                stream = await trio.open_ssl_over_tcp_stream(target.host, target.port or 443)
+            else:
+                stream = await trio.open_tcp_stream(target.host, target.port or 80)
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.fail_after(CONNECT_TIMEOUT_S):
+                    socket = await wrap_client_stream(
+                        nursery, stream, target.netloc.decode(), target.raw_path.decode()
+                    )
+                self._served = True
+                await self._serve(socket)
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def _serve(self, socket: WebSocketConnection) -> None:
         send, receive = trio.open_memory_channel[bytes](1024)

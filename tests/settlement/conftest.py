@@ -40,3 +40,10 @@ def own_world(tmp_path: Path) -> Iterator[ChainWorld]:
     """An embedded chain of one test's own, to be faulted, killed and restarted."""
     with embedded_world(tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def hardened_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainWorld]:
+    """An embedded chain that several tests may ask nonsense of."""
+    with embedded_world(tmp_path_factory.mktemp("hardened")) as running:
+        yield running

@@ -12,13 +12,11 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import trio
 from solders.keypair import Keypair
-from solders.pubkey import Pubkey
 
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits
@@ -39,6 +37,9 @@ from robocompute_settlement.solana import SolanaSettlement
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+    from solders.pubkey import Pubkey
 
 POOL: Final = 120
 LAMPORTS: Final = 10_000_000_000

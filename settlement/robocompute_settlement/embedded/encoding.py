@@ -278,17 +278,18 @@ def _instruction_json(
 
 
 def _inner_json(landed: Landed, keys: list[str], *, spelled: bool) -> list[dict[str, Any]]:
+    # In LiteSVM's JSON a short vector's length stands before its elements.
     groups: list[list[dict[str, Any]]] = json.loads(landed.inner)
     return [
         {
             "index": index,
             "instructions": [
                 _instruction_json(
-                    each["instruction"]["program_id_index"],
-                    bytes(each["instruction"]["accounts"]),
-                    bytes(each["instruction"]["data"]),
+                    each["instruction"]["programIdIndex"],
+                    bytes(each["instruction"]["accounts"][1:]),
+                    bytes(each["instruction"]["data"][1:]),
                     keys,
-                    each["stack_height"],
+                    each["stackHeight"],
                     spelled=spelled,
                 )
                 for each in group

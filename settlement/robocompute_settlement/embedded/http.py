@@ -26,6 +26,8 @@ MAX_BODY_BYTES: Final = 1_048_576
 MAX_BATCH: Final = 100
 IDLE_S: Final = 60.0
 """A connection that says nothing for this long is closed."""
+LINGER_S: Final = 2.0
+"""What a refused client sends for this long is read and thrown away."""
 READ_BYTES: Final = 65_536
 
 _HEADERS: Final[Sequence[tuple[bytes, bytes]]] = (
@@ -153,5 +155,10 @@ class HttpServer:
         if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             try:
                 await self._send(stream, connection, status or 400, b"text/plain", b"")
+                # A close with unread bytes would reset the connection and lose the answer.
+                await stream.send_eof()
+                with trio.move_on_after(LINGER_S):
+                    while await stream.receive_some(READ_BYTES):
+                        pass
             except (trio.BrokenResourceError, trio.TooSlowError):
                 return

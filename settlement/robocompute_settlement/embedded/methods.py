@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import base58
@@ -201,6 +202,7 @@ class Methods:
             "requestAirdrop": self._request_airdrop,
             "embeddedSkip": self._embedded_skip,
             "embeddedFaults": self._embedded_faults,
+            "embeddedFaultsLeft": lambda _: asdict(ledger.faults),
             "embeddedRollback": lambda a: ledger.roll_back(a.number(0)),
             "embeddedSetAccount": self._embedded_set_account,
         }

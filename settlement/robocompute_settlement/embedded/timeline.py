@@ -23,7 +23,7 @@ _BLOCKHASH_DOMAIN: Final = b"robocompute/embedded/blockhash/1"
 class Timeline:
     """Which slot a moment belongs to, and which blockhashes are still good in it.
 
-    Slots follow the wall clock from the moment the chain was founded, so a chain that was down
+    Genesis is slot 0 and nothing else is in it. Slots follow the wall clock from the moment the chain was founded, so a chain that was down
     for a minute comes back 150 slots later, with its old blockhashes expired, as a network would.
     A wall clock that steps back leaves the slot where it was until real time has caught up.
     """
@@ -35,7 +35,7 @@ class Timeline:
 
     def advance(self, now_ms: int) -> int:
         """Move to the slot of ``now_ms`` and return it. Never goes back."""
-        self.advance_to((now_ms - self.founded_ms) // SLOT_MS)
+        self.advance_to((now_ms - self.founded_ms) // SLOT_MS + 1)
         return self._slot
 
     def advance_to(self, slot: int) -> None:
@@ -62,4 +62,4 @@ class Timeline:
 
     def time_s(self, slot: int) -> int:
         """The Unix time the chain gives ``slot``, in seconds."""
-        return (self.founded_ms + slot * SLOT_MS) // 1000
+        return (self.founded_ms + (slot - 1) * SLOT_MS) // 1000
