@@ -335,6 +335,8 @@ def is_own_code(code: CodeType) -> bool:
     file = code.co_filename
     if file.startswith("<"):
         return file in ("<stdin>", "<string>")
+    if "/site-packages/" in file or "/dist-packages/" in file:
+        return False  # also those of another environment, reached through a .pth file
     tracker = getattr(sys.modules.get("aspara"), "__file__", None)
     ours = (str(Path(tracker).parent) + os.sep,) if tracker else ()
     return not str(Path(file).absolute()).startswith((*_FOREIGN, *ours))

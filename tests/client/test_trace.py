@@ -11,12 +11,13 @@ import pytest
 import trio
 
 from chisel import capture_trace
-from chisel.interpreter import HOT_CALLS
+from chisel.interpreter import HOT_CALLS, is_own_code
 from chisel.tracefile import sanitised
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
+    from types import CodeType
 
 
 @pytest.fixture
@@ -314,3 +315,12 @@ def test_the_first_call_shows_where_the_time_went_on_stderr_only(
 def test_a_class_is_refused(traces: Path) -> None:
     with pytest.raises(TypeError, match="decorates functions"):
         capture_trace(type("Model", (), {}))
+
+
+def test_a_package_of_another_environment_is_not_own_code() -> None:
+    def code(file: str) -> CodeType:
+        return compile("def f(): pass", file, "exec")
+
+    assert is_own_code(code("/job/train.py"))
+    assert not is_own_code(code("/runtime/lib/python3/site-packages/numpy/core.py"))
+    assert not is_own_code(code(json.__file__))
