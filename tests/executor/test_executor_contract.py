@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
+
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.executor.bubblewrap import BubblewrapExecutor
 from robocompute_node.executor.fake import (
@@ -34,6 +33,10 @@ from robocompute_protocol.messages import (
 )
 from robocompute_protocol.money import Millis
 from robocompute_protocol.receipts import NO_OUTPUT, chain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
 LONG = Millis(600_000)
 NOW = Millis(0)
@@ -121,9 +124,7 @@ def clock(kind: str) -> trio.abc.Clock | None:
 
 
 @pytest.fixture
-async def stand(
-    kind: str, clock: trio.abc.Clock | None, tmp_path: Path
-) -> AsyncIterator[Stand]:
+async def stand(kind: str, clock: trio.abc.Clock | None, tmp_path: Path) -> AsyncIterator[Stand]:
     blobs = FileBlobStore(tmp_path / "blobs")
     scripts: dict[str, tuple[Step, ...]] = {}
     executor: Executor
@@ -233,9 +234,7 @@ async def test_a_job_deaf_to_sigterm_is_killed_after_the_grace(
 ):
     job_id = await stand.start(IgnoreTerm(), Say("up"), Pause(60_000))
     await stand.until_said(job_id, b"up")
-    await stand.executor.stop(
-        job_id, cause=Cause.CANCELLED, detail="enough", grace=Millis(200)
-    )
+    await stand.executor.stop(job_id, cause=Cause.CANCELLED, detail="enough", grace=Millis(200))
     end = await stand.executor.wait(job_id)
     assert (end.exit_code, end.cause) == (137, Cause.CANCELLED)
     assert end.ran_ms >= 200
@@ -260,7 +259,7 @@ async def test_a_job_is_frozen_in_its_reserve_and_goes_on_when_paid(
         prepaid=60_500,
         reserve=60_000,
     )
-    while (await stand.executor.status(job_id)).state is not JobState.FROZEN:
+    while (await stand.executor.status(job_id)).state is not JobState.FROZEN:  # noqa: ASYNC110
         await trio.sleep(0.05)
     said = (await stand.executor.status(job_id)).next_sequence
     await trio.sleep(0.5)
@@ -308,7 +307,10 @@ async def test_live_files_grow_from_the_offset_held_and_end_with_the_job(
 ):
     path = "volume/aspara/project/run.jsonl"
     job_id = await stand.start(
-        Append(path, b"12345"), Append("volume/aspara/x.txt", b"no"), Pause(600), Append(path, b"6")
+        Append(path, b"12345"),
+        Append("volume/aspara/x.txt", b"no"),
+        Pause(600),
+        Append(path, b"6"),
     )
     content = b""
     async for grown in stand.executor.appended(job_id, offsets={path: 2}):

@@ -4,6 +4,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
+
 from robocompute_node.blobs import FileBlobStore
 from robocompute_protocol.errors import StoreError
 from robocompute_protocol.identifiers import Digest

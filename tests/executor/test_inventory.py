@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from robocompute_node.inventory import gpu_class, gpu_utilisation, take_inventory
 from robocompute_protocol.messages import CLASSES
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
+
 from robocompute_node.executor.lines import PATIENCE_S, LineSplitter
 from robocompute_node.executor.segments import CR, LINE, MAX_RECORD, PART
 

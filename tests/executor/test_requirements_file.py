@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_node.executor.requirements import Wanted, read
 from robocompute_protocol.causes import Cause
@@ -39,7 +40,9 @@ def test_index_options_have_no_effect_and_are_said():
 
 
 def test_included_files_and_constraints_of_the_upload_count():
-    found = wanted(r="-r sub/more.txt\n--constraint c.txt", sub__more="numpy\n-c ../c.txt", c="numpy<2")
+    found = wanted(
+        r="-r sub/more.txt\n--constraint c.txt", sub__more="numpy\n-c ../c.txt", c="numpy<2"
+    )
     assert found.install == ("numpy",)
     assert found.constraints == ("numpy<2",)
 

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.executor.results import LEFT_OUT, collect
 from robocompute_node.executor.unpack import unpack
@@ -84,8 +85,7 @@ def test_no_link_pipe_or_strange_name_leads_out_of_the_folder(ended: Ended, tmp_
     os.link(ended.volume / "link", ended.volume / "hard", follow_symlinks=False)
     os.mkfifo(ended.volume / "pipe")
     (ended.volume / "to-root").symlink_to("/")
-    with open(os.fsencode(ended.volume) + b"/\xff", "wb") as file:
-        file.write(b"odd")
+    (ended.volume / os.fsdecode(b"\xff")).write_bytes(b"odd")
     found = ended.collect()
     notes = found.pop(LEFT_OUT).decode()
     assert found == {}

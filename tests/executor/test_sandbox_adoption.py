@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+
 from robocompute_node.executor.port import JobState
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.money import Millis
@@ -77,7 +78,7 @@ async def test_a_job_whose_daemon_is_killed_goes_on_and_no_record_is_lost_or_dou
 async def test_a_new_executor_extends_and_stops_what_an_old_one_started(bench: Bench):
     job_id = await bench.begin(("sleep", "600"), prepaid=600_000, reserve=599_900)
     executor = bench.executor_again()
-    while (await executor.status(job_id)).state is not JobState.FROZEN:
+    while (await executor.status(job_id)).state is not JobState.FROZEN:  # noqa: ASYNC110
         await trio.sleep(0.02)
     await executor.extend(job_id, prepaid=Millis(600_000), reserve=Millis(0))
     assert (await executor.status(job_id)).state is JobState.RUNNING
@@ -107,14 +108,14 @@ async def test_a_job_whose_supervisor_is_killed_is_gone_and_recorded_as_lost(ben
     assert (end.exit_code, end.cause, end.records) == (None, Cause.UNKNOWN, 1)
     assert end.output == chain(NO_OUTPUT, records[0])
     with trio.fail_after(5):
-        while Path(f"/proc/{state['init']}").exists():
+        while Path(f"/proc/{state['init']}").exists():  # noqa: ASYNC110, ASYNC240
             await trio.sleep(0.01)
     assert (await bench.executor.status(job_id)).state is JobState.ENDED
 
 
 async def test_a_frozen_job_whose_supervisor_is_killed_leaves_nothing(bench: Bench):
     job_id = await bench.begin(("sleep", "600"), prepaid=600_000, reserve=599_950)
-    while (await bench.executor.status(job_id)).state is not JobState.FROZEN:
+    while (await bench.executor.status(job_id)).state is not JobState.FROZEN:  # noqa: ASYNC110
         await trio.sleep(0.02)
     os.kill(supervisor(bench, job_id), signal.SIGKILL)
     assert (await bench.executor.wait(job_id)).cause is Cause.UNKNOWN

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_protocol.causes import Cause
+from robocompute_protocol.money import Millis
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -33,7 +35,7 @@ async def test_an_environment_is_built_once_shared_and_read_only(bench: Bench):
     write = "import iniconfig; open(iniconfig.__file__, 'a')"
     end, records = await bench.run(("python", "-c", write), **options)
     assert end.exit_code == 1
-    assert b"Read-only file system" in records[-1].data
+    assert b"Read-only file system" in records[-1].data or b"denied" in records[-1].data
     assert BUILDING not in bench.notes
     kept = [path.name for path in (bench.data / "envs").iterdir()]
     assert not [name for name in kept if name.endswith((".new", ".build"))]
@@ -49,7 +51,9 @@ async def test_two_jobs_that_want_the_same_environment_build_it_once(bench: Benc
 
 async def _prepare_iniconfig(bench: Bench) -> None:
     await bench.prepare(
-        ("true",), files={"r/r.txt": "-r more.txt", "r/more.txt": "iniconfig"}, requirements_file="r/r.txt"
+        ("true",),
+        files={"r/r.txt": "-r more.txt", "r/more.txt": "iniconfig"},
+        requirements_file="r/r.txt",
     )
 
 
@@ -78,9 +82,7 @@ async def test_an_upload_cannot_make_the_provider_ask_its_own_network(bench: Ben
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         for line in (f"iniconfig @ {address}/x.whl", f"-e {address}/x", f"{address}/x.whl"):
             with pytest.raises(PrepareFailed):
-                await bench.prepare(
-                    ("true",), files={"r.txt": line}, requirements_file="r.txt"
-                )
+                await bench.prepare(("true",), files={"r.txt": line}, requirements_file="r.txt")
         options = f"--index-url {address}/simple\n--find-links {address}\niniconfig\n"
         await bench.prepare(("true",), files={"r.txt": options}, requirements_file="r.txt")
         with pytest.raises(BlockingIOError):
@@ -93,11 +95,11 @@ async def test_a_cancelled_build_is_taken_away_and_can_be_repeated(bench: Bench)
         if (stage, detail) == BUILDING:
             scope.cancel()
 
-    bench.progress, progress = cancel_at_first_word, bench.progress  # type: ignore[method-assign]
+    bench.progress, progress = cancel_at_first_word, bench.progress
     with trio.CancelScope() as scope:
         await _prepare_iniconfig(bench)
     assert scope.cancelled_caught
-    bench.progress = progress  # type: ignore[method-assign]
+    bench.progress = progress
     await _prepare_iniconfig(bench)
     kept = [path.name for path in (bench.data / "envs").iterdir()]
     assert not [name for name in kept if name.endswith((".new", ".build"))]
@@ -109,14 +111,12 @@ async def test_the_base_runtime_takes_packages_that_every_job_then_finds(bench: 
     assert runtime.offered()[0].startswith("python3.")
     await environments.add_to_base(["iniconfig"], bench.progress)
     assert runtime.offered()[1:] == ("iniconfig",)
-    await bench.executor.start(before, prepaid=60_000, reserve=0)  # type: ignore[arg-type]
+    await bench.executor.start(before, prepaid=Millis(60_000), reserve=Millis(0))
     assert (await bench.executor.wait(before)).exit_code == 0
 
     files = {"r.txt": "iniconfig\nwcwidth\n"}
     code = "import iniconfig, wcwidth; print(iniconfig.__file__, wcwidth.__file__)"
-    _, records = await bench.run(
-        ("python", "-c", code), files=files, requirements_file="r.txt"
-    )
+    _, records = await bench.run(("python", "-c", code), files=files, requirements_file="r.txt")
     places = records[0].data.decode().split()
     assert places[0].startswith("/env/base/")
     assert places[1].startswith("/env/job/")

@@ -7,15 +7,17 @@ import shlex
 from typing import TYPE_CHECKING
 
 import pytest
+
 from robocompute_node.executor.port import JobState, PrepareFailed
 from robocompute_protocol.causes import Cause
+from robocompute_protocol.money import Millis
 
 if TYPE_CHECKING:
     from conftest import Bench
 
 pytestmark = pytest.mark.sandbox
 
-WORDS = ("a b", 'q"\'`$(x)', "new\nline", "", "  ", "é🚀", "--", "-c", "*", "\\n", "\t")
+WORDS = ("a b", "q\"'`$(x)", "new\nline", "", "  ", "é🚀", "--", "-c", "*", "\\n", "\t")
 
 
 def python(code: str, *arguments: str) -> tuple[str, ...]:
@@ -38,7 +40,9 @@ for n in range(3):
 """
     _, records = await bench.run(python(code))
     assert [(record.stream, record.data.decode()) for record in records] == [
-        (stream, f"{word} {n}") for n in range(3) for stream, word in (("stdout", "out"), ("stderr", "err"))
+        (stream, f"{word} {n}")
+        for n in range(3)
+        for stream, word in (("stdout", "out"), ("stderr", "err"))
     ]
 
 
@@ -98,7 +102,12 @@ print(json.dumps({
     job_id = await bench.begin(
         ("python3", "-m", "main"),
         files=files,
-        env={"MINE": "1", "HOME": "/elsewhere", "PYTHONPATH": "/job/lib", "CHISEL_JOB_ID": "forged"},
+        env={
+            "MINE": "1",
+            "HOME": "/elsewhere",
+            "PYTHONPATH": "/job/lib",
+            "CHISEL_JOB_ID": "forged",
+        },
     )
     _, records = await bench.finish(job_id)
     found = json.loads(records[0].data)
@@ -184,7 +193,9 @@ print("up"); time.sleep(60)
 """
     job_id = await bench.begin(python(code))
     await bench.said(job_id, b"up")
-    await bench.executor.stop(job_id, cause=Cause.CANCELLED, detail="by the user", grace=5_000)  # type: ignore[arg-type]
+    await bench.executor.stop(
+        job_id, cause=Cause.CANCELLED, detail="by the user", grace=Millis(5_000)
+    )
     end, records = await bench.finish(job_id)
     assert (end.exit_code, end.cause) == (5, Cause.CANCELLED)
     assert any(record.data.startswith(b"bye") for record in records)
@@ -211,7 +222,7 @@ async def test_a_sandbox_that_cannot_start_is_the_providers_fault(bench: Bench):
     spec = bench.data / "jobs" / job_id / "spec.json"
     spec.write_text(spec.read_text().replace('"/volume"', '"/proc/1/nowhere"'))
     with pytest.raises(PrepareFailed) as caught:
-        await bench.executor.start(job_id, prepaid=60_000, reserve=0)  # type: ignore[arg-type]
+        await bench.executor.start(job_id, prepaid=Millis(60_000), reserve=Millis(0))
     assert caught.value.cause is Cause.SANDBOX_FAILED
     assert "nowhere" in str(caught.value)
     end = await bench.executor.wait(job_id)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+
 from robocompute_node.executor import segments
 from robocompute_node.executor.folder import JobFolder
 from robocompute_node.executor.log import RecordReader

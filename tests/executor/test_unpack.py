@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_node.executor.unpack import unpack
@@ -79,9 +80,7 @@ def test_a_size_that_the_chunks_do_not_have_is_refused(
         unpack(manifest, blobs, target, disk_bytes=1 << 20, owner=None)
 
 
-def test_missing_chunks_are_refused_before_anything_is_written(
-    blobs: FileBlobStore, target: Path
-):
+def test_missing_chunks_are_refused_before_anything_is_written(blobs: FileBlobStore, target: Path):
     manifest = Manifest(
         files=(entry("a", blobs.put(b"abc"), size=3), entry("b", Digest(bytes(32)), size=3))
     )

@@ -38,7 +38,7 @@ from robocompute_node.executor.port import (
 )
 from robocompute_node.executor.results import collect
 from robocompute_node.executor.runtime import BASE, PARTS, BaseRuntime, Interpreter
-from robocompute_node.executor.spawn import Spawner, SpawnFailed
+from robocompute_node.executor.spawn import AlreadySupervised, Spawner, SpawnFailed
 from robocompute_node.executor.spec import Bind, Limits, Spec, write_durably
 from robocompute_node.executor.unpack import Stamp, unpack
 from robocompute_node.executor.usage import UsageReader
@@ -263,9 +263,9 @@ class BubblewrapExecutor:
             return
         try:
             await self._spawner.spawn(folder, prepaid=prepaid, reserve=reserve)
+        except AlreadySupervised:
+            log.info("%s: somebody else is starting it", job_id)
         except SpawnFailed as exc:
-            if folder.supervised() and (await self.status(job_id)).state is not JobState.ENDED:
-                return
             raise PrepareFailed(
                 f"the program could not be started: {exc}", cause=Cause.SANDBOX_FAILED
             ) from exc

@@ -31,7 +31,7 @@ from robocompute_node.executor.log import RecordReader
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_node.executor.requirements import name_of
 from robocompute_node.executor.runtime import BASE, make_venv
-from robocompute_node.executor.spawn import Spawner, SpawnFailed
+from robocompute_node.executor.spawn import AlreadySupervised, Spawner, SpawnFailed
 from robocompute_node.executor.spec import Bind, Limits, Spec, write_durably
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.money import Millis
@@ -269,7 +269,7 @@ class Environments:
     async def _watch(self, folder: JobFolder, progress: Progress) -> None:
         try:
             await self.spawner.spawn(folder, prepaid=Millis(_WALL + _SPARE), reserve=Millis(0))
-        except SpawnFailed as exc:
+        except (SpawnFailed, AlreadySupervised) as exc:
             raise BuildFailed(f"the build sandbox failed: {exc}") from exc
 
         def finished() -> bool:

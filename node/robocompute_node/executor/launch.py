@@ -25,6 +25,8 @@ _NICE = 5
 _OPEN_FILES = 65_536
 _LOCKED_BYTES = 67_108_864
 """Pinned memory: CUDA and NCCL ask for some."""
+_FILE_SLACK = 16_777_216
+"""One file may go over the disk limit by this much: that it did is then seen, and is the cause."""
 _OOM_SCORE = "900"
 """When the host runs out of memory, jobs go before daemons."""
 _HIGH_FD = 64
@@ -87,7 +89,7 @@ def _set_limits(spec: Spec) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_MEMLOCK, _LOCKED_BYTES),
-        (resource.RLIMIT_FSIZE, spec.limits.disk_bytes),
+        (resource.RLIMIT_FSIZE, spec.limits.disk_bytes + _FILE_SLACK),
     ):
         _, hard = resource.getrlimit(what)
         top = value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -28,6 +28,10 @@ class SpawnFailed(Exception):
     """The program was not started; the text is the sandbox's own words."""
 
 
+class AlreadySupervised(Exception):
+    """Another supervisor has this job, or had it."""
+
+
 class Spawner:
     """Starts supervisors, and collects their exit statuses while this process is their parent."""
 
@@ -41,6 +45,7 @@ class Spawner:
 
         Raises:
             SpawnFailed: it was not; its end is recorded if a supervisor got that far.
+            AlreadySupervised: somebody else started this job.
         """
         self.reap()
         ready, ready_in = os.pipe2(os.O_CLOEXEC)
@@ -59,8 +64,10 @@ class Spawner:
                     break
                 received += data
         if not received:
-            errors = (folder.path / ERRORS).read_text(errors="replace")[-_ERROR_TAIL:]
-            raise SpawnFailed(errors.strip() or "another supervisor has this job")
+            errors = (folder.path / ERRORS).read_text(errors="replace")[-_ERROR_TAIL:].strip()
+            if errors:
+                raise SpawnFailed(errors)
+            raise AlreadySupervised(folder.path.name)
         word = json.loads(received)
         if not word["started"]:
             raise SpawnFailed(word["detail"])

@@ -169,10 +169,11 @@ class Supervisor:
         if not {"memory", "pids"} <= self._group.limits:
             moments.append(self._poll_at)
         if self._cause is None:
+            moments.append(self._end_at)
             if self._frozen_at is None:
-                moments += [self._freeze_at, self._wall_at()]
-            else:
-                moments.append(self._end_at)
+                moments.append(self._wall_at())
+                if self._started_at is not None:
+                    moments.append(self._freeze_at)
         if self._kill_at is not None:
             moments.append(self._kill_at)
         return min(moments)
@@ -281,11 +282,14 @@ class Supervisor:
             if used > limits.memory_bytes and "memory" not in self._group.limits:
                 self._end("memory", _over("memory", limits.memory_bytes), grace_s=0)
         if now >= self._disk_at:
-            used = processes.disk_bytes(self._spec.measured, stop_at=limits.disk_bytes)
+            used = self._disk_bytes()
             took = time.monotonic() - now
             self._disk_at = now + max(_DISK_POLL_S, took * _DISK_SHARE)
             if used > limits.disk_bytes:
                 self._end("disk", _over("disk space", limits.disk_bytes), grace_s=0)
+
+    def _disk_bytes(self) -> int:
+        return processes.disk_bytes(self._spec.measured, stop_at=self._limits.disk_bytes)
 
     def _wall_at(self) -> float:
         began = self._began if self._started_at is None else self._started_at
@@ -300,7 +304,9 @@ class Supervisor:
             return
         if now >= self._end_at:
             self._end("client_lost", "the prepaid time is used up", grace_s=0)
-        elif now >= self._freeze_at and self._frozen_at is None:
+        elif (
+            now >= self._freeze_at and self._frozen_at is None and self._started_at is not None
+        ):  # Not before the start: whoever waits for that would wait for the next payment.
             if not self._group.freeze(True):
                 processes.signal_all(self._pids(), signal.SIGSTOP)
             self._frozen_at = now
@@ -438,6 +444,8 @@ class Supervisor:
             return "sandbox_failed", reason or f"the sandbox ended with status {code}"
         if code != 0 and self._group.out_of_memory():
             return "memory", _over("memory", self._limits.memory_bytes)
+        if code != 0 and self._disk_bytes() > self._limits.disk_bytes:
+            return "disk", _over("disk space", self._limits.disk_bytes)
         if 128 < code < 128 + signal.NSIG:
             return "exited", f"ended by signal {code - 128}"
         return "exited", f"exit code {code}"
@@ -478,6 +486,8 @@ def main(arguments: list[str]) -> NoReturn:
     folder = os.path.abspath(folder)
     os.chdir(folder)
     os.set_inheritable(int(ready), False)
+    # Whatever else the daemon's parents let through is not for jobs to hold.
+    os.closerange(int(ready) + 1, os.sysconf("SC_OPEN_MAX"))
     if not _take_lock() or os.path.exists(EXIT):
         os._exit(3)
     with open(SPEC, encoding="utf-8") as file:
