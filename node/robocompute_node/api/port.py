@@ -10,7 +10,7 @@ from typing import Protocol
 from robocompute_protocol.causes import Cause, Side
 from robocompute_protocol.errors import RoboComputeError
 from robocompute_protocol.identifiers import Digest
-from robocompute_protocol.messages import Manifest, Requirements
+from robocompute_protocol.messages import Manifest, Requirements, Usage
 from robocompute_protocol.money import MicroUnits, Millis
 
 
@@ -100,6 +100,8 @@ class TaskView:
     """One line: why it ended, what it cost, what to do. Empty while it runs."""
     task_hash: Digest | None
     agreement: str | None
+    usage: Usage | None = None
+    """What the job used when it was last measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

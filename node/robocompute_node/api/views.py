@@ -6,6 +6,8 @@ import base64
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from robocompute_protocol.money import format_amount
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def task_json(task: TaskView) -> dict[str, object]:
         "message": task.message,
         "task_hash": None if task.task_hash is None else task.task_hash.hex(),
         "agreement": task.agreement,
+        "usage": None if task.usage is None else msgspec.to_builtins(task.usage),
     }
 
 

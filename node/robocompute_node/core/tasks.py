@@ -7,7 +7,7 @@ import msgspec
 from robocompute_node.api.port import TaskStatus, TaskView
 from robocompute_protocol.causes import ANSWERABLE, MEANING, Cause, Side
 from robocompute_protocol.identifiers import AgreementId, Digest, NodeKey, to_base58
-from robocompute_protocol.messages import LeaseTick, Signed, TaskSpec
+from robocompute_protocol.messages import Signed, TaskSpec, Usage
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 
 STAGES = (
@@ -47,7 +47,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     artifacts: Digest | None = None
     receipt: Signed | None = None
-    first_tick: LeaseTick | None = None
+    usage: Usage | None = None
+    """The newest measurement of the running job."""
 
     @property
     def ended(self) -> bool:
@@ -74,6 +75,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
             ended_by=self.ended_by,
             message=self.message,
             task_hash=self.spec_digest,
+            usage=self.usage,
             agreement=None if self.agreement is None else self.agreement.hex(),
         )
 

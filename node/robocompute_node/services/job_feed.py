@@ -89,6 +89,7 @@ class JobFeed:
                 async with trio.open_nursery() as streams:
                     streams.start_soon(self._records, record.job_id, attach, send)
                     streams.start_soon(self._live_files, record.job_id, attach, send)
+                    streams.start_soon(self._usage, record.job_id, send)
             ended = await self._lettings.ended(attach.agreement)
             stages.cancel()
             if ended.state.receipt is not None and ended.artifacts is not None:
@@ -129,3 +130,7 @@ class JobFeed:
     async def _live_files(self, job_id: str, attach: Attach, send: Send) -> None:
         async for grown in self._executor.appended(job_id, offsets=dict(attach.files)):
             await send(grown)
+
+    async def _usage(self, job_id: str, send: Send) -> None:
+        async for usage in self._executor.usage(job_id):
+            await send(usage)

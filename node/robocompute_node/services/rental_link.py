@@ -40,6 +40,7 @@ from robocompute_protocol.messages import (
     PayMessage,
     Refused,
     Stage,
+    Usage,
     Waiting,
 )
 from robocompute_protocol.money import MicroUnits, Millis
@@ -80,6 +81,9 @@ class JobSink:
         raise NotImplementedError
 
     def metrics(self, grown: Appended) -> None:
+        raise NotImplementedError
+
+    def usage(self, usage: Usage) -> None:
         raise NotImplementedError
 
     async def results(self, finished: Finished) -> None:
@@ -299,6 +303,8 @@ class RentalLink:
                         self._sink.stage(message)
                     case Appended():
                         self._sink.metrics(message)
+                    case Usage():
+                        self._sink.usage(message)
                     case Finished():
                         self._book.ended(self._agreement, message.receipt)
                         await self._sink.results(message)

@@ -12,7 +12,7 @@ from robocompute_node.services.rental_link import JobSink
 from robocompute_node.services.task_book import TaskBook
 from robocompute_protocol import codec, limits
 from robocompute_protocol.identifiers import NodeKey
-from robocompute_protocol.messages import Appended, Finished, Manifest, Output, Stage
+from robocompute_protocol.messages import Appended, Finished, Manifest, Output, Stage, Usage
 
 MAX_META_BYTES: Final = 1 << 20
 """A run's meta.json that is put beside its metrics at the end."""
@@ -52,6 +52,9 @@ class TaskSink(JobSink):
 
     def metrics(self, grown: Appended) -> None:
         self._inbox.take(self._task_id, grown)
+
+    def usage(self, usage: Usage) -> None:
+        self._tasks.note(self._task_id, usage=usage)
 
     async def results(self, finished: Finished) -> None:
         await self._exchange.pull(self._provider, (finished.artifacts,))
