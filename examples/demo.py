@@ -1,6 +1,8 @@
 """One real job, end to end, on a local world: `make demo`.
 
-Founds a world below .demo (a chain, a provider and a client, on free ports), runs
+    python examples/demo.py [FOLDER]
+
+Founds a world below FOLDER (default .demo: a chain, a provider and a client, on free ports), runs
 `chisel python examples/train.py` on it, shows what the job made and what it cost, waits until the
 provider has settled on chain, and checks that the money adds up to the unit. Ends everything it
 started; what the job made stays, and so do the logs.
@@ -10,6 +12,7 @@ With TORCH=1 in the environment torch is put into the jobs' base runtime first (
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -24,9 +27,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / ".demo"
+DEMO = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / ".demo"
 WORLD = DEMO / "world"
-WORK = DEMO / "work"
+OUT = DEMO / "chisel-out"
 TORCH_HOME = ROOT / ".cache" / "torch"
 NODE = [sys.executable, "-m", "robocompute_node"]
 CHISEL = [sys.executable, "-c", "from chisel.cli import main; raise SystemExit(main())"]
@@ -43,8 +46,8 @@ def main() -> int:
     start_afresh()
     if os.environ.get("TORCH") == "1":
         put_torch_in()
+    world = bring_up()
     try:
-        world = bring_up()
         run_job(world)
     finally:
         heading("Ending the world")
@@ -54,7 +57,7 @@ def main() -> int:
         fail("these processes are left: " + "; ".join(left))
     say(f"No process is left. The demo took {time.monotonic() - began:.0f} s.")
     heading("Where everything lies")
-    say(f"  the job's results and traces  {WORK / 'chisel-out'}")
+    say(f"  the job's results and traces  {OUT}")
     say(f"  its metrics                   {WORLD / 'client-1' / 'aspara'}")
     say(f"  the world, asleep             {WORLD}   (logs in {WORLD / 'log'})")
     say(f"  wake it:                      robocompute-node localnet up --free-ports --dir {WORLD}")
@@ -62,15 +65,18 @@ def main() -> int:
 
 
 def start_afresh() -> None:
-    """End and forget the world of an earlier run."""
+    """End and forget the world of an earlier run; one demo at a time has the folder."""
+    DEMO.mkdir(parents=True, exist_ok=True)
+    try:
+        fcntl.flock(os.open(DEMO, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fail(f"another demo is running in {DEMO}: wait for its end, or name another folder")
     if WORLD.exists():
         run(
             [*NODE, "localnet", "reset", "--dir", str(WORLD)],
             "the last demo's world is in the way",
         )
-    shutil.rmtree(DEMO, ignore_errors=True)
-    (WORK / "examples").mkdir(parents=True)
-    shutil.copy(ROOT / "examples" / "train.py", WORK / "examples" / "train.py")
+    shutil.rmtree(OUT, ignore_errors=True)
 
 
 def put_torch_in() -> None:
@@ -95,12 +101,14 @@ def run_job(world: dict[str, Any]) -> None:
     """Run the job and show everything about it."""
     client = next(node for node in world["nodes"] if "client" in node["roles"])
     key = Path(client["api_key_file"]).read_text().strip()
-    heading("chisel python examples/train.py")
+    flags = ["--upload-dir", "examples", "--out", os.path.relpath(OUT, ROOT), "--yes"]
+    command = [*flags, "python", "examples/train.py"]
+    heading(f"chisel {' '.join(command)}")
     began = time.monotonic()
     try:
         ended = subprocess.run(
-            [*CHISEL, "--yes", "python", "examples/train.py"],
-            cwd=WORK,
+            [*CHISEL, *command],
+            cwd=ROOT,
             env={**os.environ, "CHISEL_BACKEND_URL": client["url"], "CHISEL_API_KEY": key},
             check=False,
             timeout=JOB_WITHIN_S,
@@ -119,8 +127,8 @@ def run_job(world: dict[str, Any]) -> None:
 def show_results(task: dict[str, Any], client: dict[str, Any]) -> None:
     """Name the files that came home."""
     heading("What came home")
-    out = WORK / "chisel-out" / task["task_id"]
-    traces = sorted(out.rglob("traces/*.json"))
+    out = OUT / task["task_id"]
+    traces = sorted(out.glob("traces/*.json"))
     if not traces:
         fail(f"no trace came home to {out}")
     for trace in traces:
@@ -132,7 +140,7 @@ def show_results(task: dict[str, Any], client: dict[str, Any]) -> None:
     for path in metrics:
         say(f"  metrics  {path}  ({len(path.read_text().splitlines())} records)")
     for path in sorted(out.rglob("*")):
-        if path.is_file() and path not in traces:
+        if path.is_file() and path.parent.name != "traces":
             say(f"  file     {path}  ({path.stat().st_size} bytes)")
 
 
@@ -239,10 +247,11 @@ def ask(url: str, key: str, path: str) -> Any:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Return the processes whose command line names ``folder``, zombies left out."""
+    """Return the processes whose command line names ``folder``; zombies and our parents left out."""
     found: list[str] = []
+    ours = ancestors()
     for process in Path("/proc").iterdir():
-        if not process.name.isdecimal() or int(process.name) == os.getpid():
+        if not process.name.isdecimal() or int(process.name) in ours:
             continue
         try:
             words = (
@@ -252,6 +261,16 @@ def processes_of(folder: Path) -> list[str]:
             continue
         if str(folder) in words:
             found.append(f"{process.name} {words.strip()}")
+    return found
+
+
+def ancestors() -> set[int]:
+    """Return this process and all above it: whoever started the demo may name its folder too."""
+    found: set[int] = set()
+    pid = os.getpid()
+    while pid:
+        found.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return found
 
 
