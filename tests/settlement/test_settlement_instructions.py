@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from anchorpy import Idl
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 IDL_PATH = Path(__file__).parents[2] / "programs" / "settlement" / "idl" / "settlement.json"
 IDL: dict[str, Any] = json.loads(IDL_PATH.read_text())
-CODER = InstructionCoder(Idl.from_json(IDL_PATH.read_text()))
+CODER = cast("Any", InstructionCoder(Idl.from_json(IDL_PATH.read_text())))
 
 GENESIS = Digest(bytes(range(32)))
 PROGRAM = local_address("program")

@@ -9,15 +9,12 @@ import h11
 import msgspec
 import trio
 
-from robocompute_settlement.embedded.methods import (
-    INTERNAL_ERROR,
-    INVALID_REQUEST,
-    Methods,
-    RpcFault,
-)
+from robocompute_settlement.embedded.requests import INTERNAL_ERROR, INVALID_REQUEST, RpcFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from robocompute_settlement.embedded.methods import Methods
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from robocompute_settlement.embedded.encoding import error_json
 from robocompute_settlement.embedded.http import answer_one
 from robocompute_settlement.embedded.ledger import Ledger, Level
-from robocompute_settlement.embedded.methods import (
+from robocompute_settlement.embedded.requests import (
     INVALID_PARAMS,
     Arguments,
-    Methods,
     RpcFault,
     read_level,
+    read_signature,
 )
 from robocompute_settlement.embedded.timeline import SLOT_MS
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from solders.pubkey import Pubkey
 
+    from robocompute_settlement.embedded.methods import Methods
     from robocompute_settlement.embedded.storage import Landed
 
 QUEUE: Final = 1_024
@@ -174,7 +175,7 @@ class _Connection:
             case "account" | "program":
                 key = bytes(arguments.address(0))
             case "signature":
-                key = _signature(arguments.text(0))
+                key = read_signature(arguments.text(0))
             case "logs":
                 key = _mentioned(arguments)
             case "slot" | "root":
@@ -279,16 +280,6 @@ class _Connection:
                 }
             )
         )
-
-
-def _signature(text: str) -> bytes:
-    try:
-        raw = base58.b58decode(text)
-    except ValueError:
-        raw = b""
-    if len(raw) != 64:
-        raise RpcFault(INVALID_PARAMS, "Invalid param: not a signature")
-    return raw
 
 
 def _mentioned(arguments: Arguments) -> bytes:
