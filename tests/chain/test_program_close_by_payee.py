@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from settlement_world import NOW, Channel, World, ed25519_instruction
+from settlement_layouts import NOW, ed25519_instruction
 from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
+
+if TYPE_CHECKING:
+    from settlement_world import Channel, World
 
 
 @pytest.fixture

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from settlement_world import SYSTEM, TOKEN, TOKEN_2022, U64, World, mint_data, token_data
+from settlement_layouts import SYSTEM, TOKEN, TOKEN_2022, U64, mint_data, token_data
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 
 def test_tokens_move_to_the_vault_and_the_balance_is_created(world: World) -> None:

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from settlement_world import NOW, Channel, World
+from settlement_layouts import NOW
+
+if TYPE_CHECKING:
+    from settlement_world import Channel, World
 
 
 @pytest.fixture

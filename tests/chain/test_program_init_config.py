@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from settlement_world import GENESIS, SYSTEM, TOKEN, TOKEN_2022, World, mint_data
+from settlement_layouts import GENESIS, SYSTEM, TOKEN, TOKEN_2022, mint_data
+from settlement_world import World
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 

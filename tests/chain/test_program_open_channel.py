@@ -1,16 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from settlement_world import (
-    DAY,
-    NOW,
-    SYSTEM,
-    U64,
-    Channel,
-    User,
-    World,
-    ed25519_instruction,
-)
+from settlement_layouts import DAY, NOW, SYSTEM, U64, ed25519_instruction
+from settlement_world import Channel, User, World
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-from settlement_world import SYSTEM, World
+from typing import TYPE_CHECKING
+
+from settlement_layouts import SYSTEM
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 NODE = Keypair().pubkey()
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from settlement_world import NOW, Channel, World
+from settlement_layouts import NOW
 from solders.keypair import Keypair
+
+if TYPE_CHECKING:
+    from settlement_world import Channel, World
 
 
 @pytest.fixture

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-from settlement_world import NOW, SYSTEM, World
+from typing import TYPE_CHECKING
+
+from settlement_layouts import NOW, SYSTEM
 from solders.keypair import Keypair
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 
 def test_a_delegation_is_set_replaced_and_ended(world: World) -> None:

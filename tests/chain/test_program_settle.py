@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
-from settlement_world import (
+from settlement_layouts import (
     ED25519,
     ROOT,
     SYSVAR,
     U64,
-    Channel,
-    World,
     ed25519_instruction,
     token_data,
     voucher_bytes,
@@ -18,6 +17,9 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.message import Message
 from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from settlement_world import Channel, World
 
 
 @pytest.fixture

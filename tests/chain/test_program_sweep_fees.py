@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-from settlement_world import TOKEN, World, token_data
+from typing import TYPE_CHECKING
+
+from settlement_layouts import TOKEN, token_data
 from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 
 def test_fees_of_many_payees_reach_the_treasury(world: World) -> None:

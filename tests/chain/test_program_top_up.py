@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-from settlement_world import NOW, U64, World
+from typing import TYPE_CHECKING
+
+from settlement_layouts import NOW, U64
 from solders.keypair import Keypair
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 
 def test_the_deposit_grows_by_what_the_balance_loses(world: World) -> None:

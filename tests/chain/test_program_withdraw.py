@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-from settlement_world import NOW, TOKEN, TOKEN_2022, U64, World, token_data
+from typing import TYPE_CHECKING
+
+from settlement_layouts import NOW, TOKEN, TOKEN_2022, U64, token_data
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 
 def test_money_goes_to_any_token_account_of_the_mint(world: World) -> None:

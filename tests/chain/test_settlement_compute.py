@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from settlement_world import NOW, World, ed25519_instruction
+from settlement_layouts import NOW, ed25519_instruction
+from settlement_world import World
 from solders.keypair import Keypair
 from solders.message import Message
 

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from settlement_world import (
-    NOW,
-    TOKEN,
-    U64,
-    Channel,
-    User,
-    World,
-    ed25519_instruction,
-    token_data,
-)
+from settlement_layouts import NOW, TOKEN, U64, ed25519_instruction, token_data
+from settlement_world import Channel, User, World
 from solders.keypair import Keypair
 from solders.transaction_metadata import TransactionMetadata
 

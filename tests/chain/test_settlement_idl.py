@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from settlement_world import ERRORS, IDL, PROGRAM_DIR, World, discriminator, encode, snake
+from settlement_layouts import ERRORS, IDL, PROGRAM_DIR, discriminator, encode, snake
 from solders.pubkey import Pubkey
+
+if TYPE_CHECKING:
+    from settlement_world import World
 
 anchorpy = pytest.importorskip("anchorpy")
 

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import pytest
-from settlement_world import (
+from settlement_layouts import (
     PROGRAM_DIR,
     SYSTEM,
     TOKEN,
-    Channel,
-    World,
     ed25519_instruction,
     mint_data,
     token_data,
 )
+from settlement_world import Channel, World
 from solders.hash import Hash
 from solders.keypair import Keypair
 from solders.message import Message
