@@ -379,6 +379,13 @@ class SettingLine:
     bound: str
     doc: str
 
+    def row(self) -> str:
+        """Return the setting's row in the table of docs/node.md."""
+        default = "must be set" if self.required else "not set"
+        if self.default is not None:
+            default = f"`{self.default}`"
+        return f"| `[{self.section}] {self.key}` | {default} | {self.bound} | {self.doc} |"
+
 
 def documented() -> Iterator[SettingLine]:
     """Every setting, in file order."""

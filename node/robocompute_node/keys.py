@@ -29,6 +29,8 @@ API_KEY_PREFIX: Final = "rc_live_"
 API_KEY_BYTES: Final = 32
 """Random bytes behind the prefix: not guessable, and never compared byte by byte."""
 OWNER_ONLY: Final = 0o600
+MAX_SECRET_BYTES: Final = 65_536
+"""A key file is a few hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +171,8 @@ def read_secret(path: Path) -> bytes:
         ) from None
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read ({exc.strerror}): check its owner") from exc
-    with os.fdopen(handle, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+    try:
+        mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             raise ConfigError(f"{path} is not a plain file: put the key file itself there")
         if stat.S_IMODE(mode) & 0o077:
@@ -178,4 +180,6 @@ def read_secret(path: Path) -> bytes:
                 f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}",
                 details={"path": str(path), "mode": f"{stat.S_IMODE(mode):04o}"},
             )
-        return file.read(65_536)
+        return os.read(handle, MAX_SECRET_BYTES)
+    finally:
+        os.close(handle)

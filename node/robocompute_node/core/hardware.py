@@ -21,7 +21,9 @@ CPU_DEFAULTS: Final = Requirements(cpu_cores=1, memory_mib=2_048, disk_mib=4_096
 PER_CARD: Final = Requirements(cpu_cores=2, memory_mib=8_192, disk_mib=16_384)
 """A GPU job that says nothing, for each card: a data loader, and weights on their way to the card."""
 
-_ASKED: Final = re.compile(r"([a-z0-9][a-z0-9 -]*?)(?:-([0-9]{1,4})gb)?(?::([0-9]{1,3}))?")
+_ASKED: Final = re.compile(
+    r"([a-z0-9](?:[a-z0-9 -]*?[a-z0-9])?)(?:-([0-9]{1,4})gb)?(?::([0-9]{1,3}))?"
+)
 _SPELLINGS: Final = {
     "3090": "rtx3090",
     "4090": "rtx4090",
