@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from robocompute_node.executor.port import JobState
+from robocompute_node.executor.port import JobState, PrepareFailed
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.money import Millis
 from robocompute_protocol.receipts import NO_OUTPUT, chain
@@ -147,3 +148,28 @@ async def test_starting_the_same_job_at_the_same_time_starts_it_once(bench: Benc
     end, records = await bench.finish(job_id)
     assert end.exit_code == 0
     assert [record.data for record in records] == [b"once"]
+
+
+@pytest.mark.parametrize("progress", range(8))
+async def test_a_supervisor_killed_while_it_starts_a_job_leaves_nothing(
+    progress: int, bench: Bench
+):
+    """bubblewrap cannot die with its supervisor in its first moments: whoever finds it ends it."""
+    job_id = await bench.prepare(("sleep", "600"))
+    state = bench.data / "jobs" / job_id / "state.json"
+    async with trio.open_nursery() as nursery:
+
+        async def begin() -> None:
+            with suppress(PrepareFailed):
+                await bench.executor.start(job_id, prepaid=Millis(600_000), reserve=Millis(0))
+
+        nursery.start_soon(begin)
+        with trio.fail_after(10):
+            while not state.exists():  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        await trio.sleep(progress * 0.008)
+        with suppress(ProcessLookupError):
+            os.kill(supervisor(bench, job_id), signal.SIGKILL)
+    with trio.fail_after(10):
+        end = await bench.executor_again().wait(job_id)
+    assert (end.exit_code, end.cause) == (None, Cause.UNKNOWN)

@@ -44,6 +44,7 @@ from robocompute_node.executor.unpack import Stamp, unpack
 from robocompute_node.executor.usage import UsageReader
 from robocompute_protocol import codec
 from robocompute_protocol.causes import Cause
+from robocompute_protocol.errors import StoreError
 from robocompute_protocol.identifiers import Digest
 from robocompute_protocol.messages import Manifest, Requirements, TaskSpec
 from robocompute_protocol.money import Millis
@@ -324,7 +325,7 @@ class BubblewrapExecutor:
         self._spawner.reap()
         end = folder.read_exit()
         if end is None:
-            raise KeyError(job_id)
+            raise StoreError(f"the job {job_id} was removed")
         return end
 
     def records(self, job_id: str, *, start: int) -> AsyncIterator[Output]:

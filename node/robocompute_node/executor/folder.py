@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import stat
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -230,7 +231,11 @@ def remove_tree(path: Path) -> None:
         else:
             os.unlink(failed)
 
-    if path.exists():
+    if not path.exists():
+        return
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=make_way)
+    else:
         shutil.rmtree(path, onerror=make_way)
 
 

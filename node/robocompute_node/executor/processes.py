@@ -76,6 +76,12 @@ def signal_all(pids: list[int], number: int) -> None:
             continue
 
 
+def shell_code(status: int) -> int:
+    """Return a wait status as a shell shows it: 128 + n after signal n."""
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
 def disk_bytes(folders: list[str], *, stop_at: int) -> int:
     """Return the bytes allocated below ``folders``; counting ends once over ``stop_at``."""
     total = 0

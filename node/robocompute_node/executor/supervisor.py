@@ -45,7 +45,7 @@ _LOCK_PATIENCE_S = 1.0
 _POLL_S = 0.25
 """How often memory and processes are counted where no cgroup does it."""
 _DISK_POLL_S = 0.25
-_DISK_SHARE = 20
+_DISK_SHARE = 50
 """Counting files may take at most one part in this many of the time."""
 _DRAIN_S = 2.0
 """How long output may be read on after the program's end, if something holds the pipe open."""
@@ -412,7 +412,7 @@ class Supervisor:
         self._intake.finish()
         if self._wait_status is None:
             raise RuntimeError("finished before its end")
-        code = _shell_code(self._wait_status)
+        code = processes.shell_code(self._wait_status)
         if self._cause is None:
             self._cause, self._detail = self._say_why(code)
         elif self._started_at is None:
@@ -457,12 +457,6 @@ def _heed(_number: int, _frame: object) -> None:
 
 def _over(what: str, limit: int) -> str:
     return f"used more {what} than the {limit // (1 << 20)} MiB agreed"
-
-
-def _shell_code(status: int) -> int:
-    """Return a wait status as a shell shows it, whoever died first."""
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
 
 
 def _take_lock() -> bool:

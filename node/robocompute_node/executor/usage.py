@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from robocompute_node.executor.folder import SupervisorGone
+from robocompute_node.executor.spec import Spec
+from robocompute_node.inventory import gpu_utilisation
 from robocompute_protocol.messages import Usage
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class UsageReader:
         self._folder = folder
         self._finished = finished
         self._begun = False
+        self._gpus: tuple[str, ...] | None = None
 
     def __aiter__(self) -> UsageReader:
         return self
@@ -38,10 +41,16 @@ class UsageReader:
             except SupervisorGone:
                 await trio.sleep(_EVERY_S)
                 continue
+            if self._gpus is None:
+                self._gpus = tuple(Spec.from_json(self._folder.spec.read_text()).gpus)
+            busy: tuple[int, ...] = ()
+            if self._gpus:
+                busy = await trio.to_thread.run_sync(gpu_utilisation, self._gpus)
             return Usage(
                 cpu_ms=answer["cpu_ms"],
                 memory_bytes=answer["memory_bytes"],
                 peak_memory_bytes=answer["peak_memory_bytes"],
+                gpu_utilisation=busy,
             )
         raise StopAsyncIteration
 
