@@ -27,13 +27,19 @@ async def require_chain(config: NodeConfig) -> str:
     genesis = await _ask(config, "getGenesisHash", [])
     program = to_base58(config.chain.program_id)
     account = await _ask(config, "getAccountInfo", [program, {"encoding": "base64"}])
-    value: Any = account.get("value") if isinstance(account, dict) else None
-    if not isinstance(value, dict) or not value.get("executable"):  # pyright: ignore[reportUnknownMemberType]
+    if not _executable(account):
         raise ConfigError(
             f"the chain at {where} has no program {program}: correct rpc_url or program_id in "
             f"[chain] of {config.path}"
         )
     return str(genesis)
+
+
+def _executable(account: Any) -> bool:
+    try:
+        return bool(account["value"]["executable"])
+    except (TypeError, KeyError):
+        return False
 
 
 async def _ask(config: NodeConfig, method: str, parameters: list[object]) -> Any:

@@ -13,7 +13,7 @@ from robocompute_protocol.money import MicroUnits, format_amount
 from robocompute_settlement.solana import SolanaSettlement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from robocompute_node.config import NodeConfig
     from robocompute_protocol.identifiers import NodeKey
@@ -130,7 +130,7 @@ class Purse:
 
 
 @asynccontextmanager
-async def open_purse(config: NodeConfig) -> AsyncIterator[Purse]:
+async def open_purse(config: NodeConfig) -> AsyncGenerator[Purse]:
     """Open the wallet of a node. The key is read now, and forgotten with the purse.
 
     Raises:

@@ -6,7 +6,7 @@ A kind never guesses: a value of the wrong type is refused with a sentence, not 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from robocompute_protocol.identifiers import Address, address_from_base58, to_base58
 from robocompute_protocol.money import MAX_AMOUNT, format_amount, parse_amount
@@ -174,7 +174,7 @@ def list_of(kind: Kind, *, low: int = 0, high: int = 64) -> Kind:
         return tuple(kind.read(item) for item in items)
 
     def show(value: object) -> str:
-        items: tuple[object, ...] = value if isinstance(value, tuple) else ()
+        items = cast("tuple[object, ...]", value)
         return "[" + ", ".join(kind.show(item) for item in items) + "]"
 
     return Kind(read=read, show=show, bound=bound)

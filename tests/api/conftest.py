@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import httpx
 import pytest
@@ -27,6 +25,11 @@ from robocompute_protocol.causes import Cause, Side
 from robocompute_protocol.identifiers import Address, Digest, digest
 from robocompute_protocol.messages import Manifest
 from robocompute_protocol.money import MicroUnits, Millis
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from collections.abc import AsyncIterator, Mapping
 
 
 class FakeNodeApi:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import httpx
 import pytest
 import trio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
 
 TASK = {"name": "app", "type": "cpu", "command": ["python", "train.py"]}
 

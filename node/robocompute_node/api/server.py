@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from hypercorn.config import Config as HypercornConfig, Sockets
 from hypercorn.trio.run import worker_serve
-from hypercorn.utils import wrap_app
+from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableType]
 
 from robocompute_node.api.app import make_app
 from robocompute_node.keys import load_api_key

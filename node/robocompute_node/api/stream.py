@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -125,7 +125,10 @@ class Attachment(Response):
 
 def _closing(items: AsyncIterator[Item]) -> AbstractAsyncContextManager[AsyncIterator[Item]]:
     """Close a generator where we leave it, rather than where the collector finds it."""
-    return aclosing(items) if isinstance(items, AsyncGenerator) else nullcontext(items)
+    if isinstance(items, AsyncGenerator):
+        generator = cast("AsyncGenerator[Item]", items)
+        return aclosing(generator)
+    return nullcontext(items)
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

@@ -109,7 +109,7 @@ def status(folder: Path, as_json: bool) -> int:
     """Show the world's processes, addresses and balances. Exit status 1 when it is not all up."""
     world = _world(folder)
     record = world.record()
-    shown = (
+    shown: dict[str, Any] = (
         {"up": False, "processes": [], "nodes": []} if record is None else _describe(world, record)
     )
     if as_json:

@@ -29,7 +29,7 @@ def _client(data: Path) -> RestClient:
 def status_command(data: Path, as_json: bool) -> None:
     """Show the running node of DIR: itself, peers, offers, chain, balances and jobs."""
     client = _client(data)
-    answer = {
+    answer: dict[str, Any] = {
         "url": client.url,
         "node": client.get("/node"),
         "wallet": client.get("/wallet/balance"),

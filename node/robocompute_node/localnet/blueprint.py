@@ -22,11 +22,11 @@ Amount = Annotated[str, msgspec.Meta(max_length=24)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2_592_000)]
 
 
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all tables: exact."""
 
 
-class Chain(Table):
+class Chain(Table, frozen=True, kw_only=True):
     """[chain]."""
 
     backend: Literal["embedded"] = "embedded"
@@ -35,33 +35,33 @@ class Chain(Table):
     finality_slots: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 32
 
 
-class ProgramFile(Table):
+class ProgramFile(Table, frozen=True, kw_only=True):
     """[program]."""
 
     binary: str
 
 
-class Timing(Table):
+class Timing(Table, frozen=True, kw_only=True):
     """[timing]: days of a real cluster, scaled to seconds."""
 
     min_challenge_s: Seconds = 5
     unbond_s: Seconds = 30
 
 
-class Fees(Table):
+class Fees(Table, frozen=True, kw_only=True):
     """[fees]."""
 
     fee_bps: Annotated[int, msgspec.Meta(ge=0, le=500)] = 100
     slot_stake: Amount = "100.00"
 
 
-class MintName(Table):
+class MintName(Table, frozen=True, kw_only=True):
     """[[mints]]."""
 
     symbol: Literal["USDC", "USDT"]
 
 
-class Wallet(Table):
+class Wallet(Table, frozen=True, kw_only=True):
     """[[wallets]]: what a wallet holds at the start."""
 
     name: Name
@@ -70,7 +70,7 @@ class Wallet(Table):
     usdt: Amount = "0.00"
 
 
-class Node(Table, kw_only=True):
+class Node(Table, frozen=True, kw_only=True):
     """[[nodes]]: ``provider`` and ``client`` are sections of its config.toml."""
 
     name: Name
@@ -85,7 +85,7 @@ class Node(Table, kw_only=True):
     client: dict[str, object] = {}
 
 
-class Blueprint(Table, kw_only=True):
+class Blueprint(Table, frozen=True, kw_only=True):
     """The whole file."""
 
     chain: Chain = Chain()

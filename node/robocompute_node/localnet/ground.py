@@ -223,10 +223,9 @@ def _genesis(plan: Plan, ground: Ground) -> Mapping[str, object]:
             to_base58(LOCAL_USDT): parse_amount(holds.usdt),
         }
         founded = inhabitant.founded
-        wallets += [
-            {"address": to_base58(founded.wallet.public), "lamports": half, "tokens": tokens},
-            {"address": to_base58(founded.node_key.public), "lamports": half},
-        ]
+        wallet, node_key = to_base58(founded.wallet.public), to_base58(founded.node_key.public)
+        wallets.append({"address": wallet, "lamports": half, "tokens": tokens})
+        wallets.append({"address": node_key, "lamports": half})
     admin = to_base58(ground.admin.public)
     mints = zip(plan.blueprint.mints, (LOCAL_USDC, LOCAL_USDT), strict=True)
     return {

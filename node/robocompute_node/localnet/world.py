@@ -32,7 +32,7 @@ from robocompute_node.rest_client import NodeNotRunning, RestClient
 from robocompute_protocol.errors import ConfigError, RoboComputeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from robocompute_node.localnet.ground import Tell
@@ -172,7 +172,7 @@ class World:
             stop(process)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> Generator[None]:
         """Hold the folder against another ``up`` at the same moment."""
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
