@@ -70,6 +70,9 @@ class Bench:
             self.data, self.blobs, environment=dict(os.environ), caps=self.caps
         )
 
+    def leftovers(self, job_ids: Sequence[str]) -> list[str]:
+        return leftovers(self.data, job_ids)
+
     def upload(self, files: Mapping[str, str | bytes]) -> Manifest:
         entries: list[FileEntry] = []
         for path, content in files.items():

@@ -173,3 +173,12 @@ async def test_a_supervisor_killed_while_it_starts_a_job_leaves_nothing(
     with trio.fail_after(10):
         end = await bench.executor_again().wait(job_id)
     assert (end.exit_code, end.cause) == (None, Cause.UNKNOWN)
+
+
+async def test_a_job_removed_while_it_starts_does_not_come_to_life_later(bench: Bench):
+    for pause in (0, 0.01, 0.03):
+        job_id = await bench.prepare(("sleep", "600"))
+        with trio.move_on_after(pause):
+            await bench.executor.start(job_id, prepaid=Millis(600_000), reserve=Millis(0))
+        await bench.executor.remove(job_id)
+        assert bench.leftovers([job_id]) == []

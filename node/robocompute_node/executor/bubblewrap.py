@@ -378,8 +378,7 @@ class BubblewrapExecutor:
         folder = self._folder(job_id)
         if not folder.exists():
             return
-        await folder.kill()
-        self._spawner.reap()
+        await self._spawner.end(folder)
         # Out of sight first: a half-deleted job must not be adopted.
         hidden = folder.path.with_name(f".removed-{secrets.token_hex(8)}")
         folder.path.rename(hidden)

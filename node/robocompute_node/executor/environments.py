@@ -290,9 +290,8 @@ class Environments:
     async def _clear(self, folder: JobFolder) -> None:
         """Take away a build's folder, and the build, should it still be at work."""
         if folder.exists():
-            await folder.kill()
+            await self.spawner.end(folder)
             await trio.to_thread.run_sync(folder.delete)
-        self.spawner.reap()
 
 
 def _give(tree: Path, uid: int) -> None:

@@ -170,8 +170,8 @@ class JobFolder:
         while self.supervised():  # noqa: ASYNC110 (another process's lock, not an event of ours)
             await trio.sleep(0.005)
 
-    async def kill(self) -> None:
-        """End whatever runs here, at once, and return when it is gone."""
+    async def stop_now(self) -> bool:
+        """Ask the supervisor to end the job at once; False when there is none to ask."""
         request: dict[str, object] = {
             "op": "stop",
             "cause": Cause.PROVIDER_STOPPED.value,
@@ -181,8 +181,14 @@ class JobFolder:
         try:
             await self.ask(request)
         except SupervisorGone:
-            if self.supervised() and (pid := self.state().get("supervisor")):
-                os.kill(pid, signal.SIGKILL)
+            return False
+        return True
+
+    async def kill(self) -> None:
+        """End whatever a supervisor, of this process or another, runs here. See ``Spawner.end``."""
+        stopped = await self.stop_now()
+        if not stopped and self.supervised() and (pid := self.state().get("supervisor")):
+            os.kill(pid, signal.SIGKILL)
         await self.wait_until_unsupervised()
         if self.read_exit() is None:
             self._sweep()

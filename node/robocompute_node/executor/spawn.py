@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ _SUPERVISE: Final = Path(__file__).with_name("supervise.py")
 _READY_FD: Final = 3
 _READY_BYTES: Final = 65_536
 _ERROR_TAIL: Final = 2_000
+_REAP_S: Final = 0.005
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 """Of a supervisor, not of its job: it reads no variable, and its secrets would be the daemon's."""
 
@@ -36,7 +38,7 @@ class Spawner:
     """Starts supervisors, and collects their exit statuses while this process is their parent."""
 
     def __init__(self) -> None:
-        self._children: set[int] = set()
+        self._children: dict[int, Path] = {}
 
     async def spawn(self, folder: JobFolder, *, prepaid: Millis, reserve: Millis) -> None:
         """Return when the program of the spec in ``folder`` was started.
@@ -50,7 +52,7 @@ class Spawner:
         self.reap()
         ready, ready_in = os.pipe2(os.O_CLOEXEC)
         try:
-            self._children.add(self._exec(folder, ready_in, prepaid, reserve))
+            self._children[self._exec(folder, ready_in, prepaid, reserve)] = folder.path
         except BaseException:
             os.close(ready)
             raise
@@ -103,4 +105,21 @@ class Spawner:
             except ChildProcessError:
                 done = pid
             if done:
-                self._children.discard(pid)
+                del self._children[pid]
+
+    async def end(self, folder: JobFolder) -> None:
+        """End whatever runs in ``folder``, at once, and return when it is gone.
+
+        Also a supervisor that was spawned a moment ago and holds nothing yet by which a folder
+        shows that it is looked after: it would otherwise come to life in whatever lies there next.
+        """
+        if not await folder.stop_now():
+            for pid, path in self._children.items():
+                if path == folder.path:
+                    os.kill(pid, signal.SIGKILL)
+        while True:
+            self.reap()
+            if folder.path not in self._children.values():
+                break
+            await trio.sleep(_REAP_S)
+        await folder.kill()
