@@ -65,17 +65,19 @@ class RayHead:
             "--temp-dir", str(folder),
         ]  # fmt: skip
         log = folder / "head.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, env=_environment(ray), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        address = f"http://127.0.0.1:{dashboard}"
         try:
-            _await_answer(f"{address}/api/version", process, log)
-            yield cls(ray=ray, address=address)
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command, env=_environment(ray), stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            try:
+                address = f"http://127.0.0.1:{dashboard}"
+                _await_answer(f"{address}/api/version", process, log)
+                yield cls(ray=ray, address=address)
+            finally:
+                _stop(process)
         finally:
-            _stop(process)
             shutil.rmtree(folder, ignore_errors=True)
 
 
