@@ -41,6 +41,7 @@ _BY_CAUSE: Final = {
     "client_lost": NO_NODE,
     "client_closed_channel": NO_NODE,
 }
+_BY_ERROR: Final = {"INSUFFICIENT_FUNDS": NO_FUNDS, "PROVIDER_UNAVAILABLE": NO_PROVIDER}
 
 
 def exit_status(task: Mapping[str, Any]) -> int:
@@ -58,7 +59,7 @@ def exit_status(task: Mapping[str, Any]) -> int:
         return 0
     if task.get("status") == "cancelled":
         return CANCELLED
-    return NO_PROVIDER if task.get("provider") is None else REFUSED
+    return _BY_ERROR.get(str(task.get("error")), REFUSED)
 
 
 def summary(task: Mapping[str, Any]) -> str:

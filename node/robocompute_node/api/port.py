@@ -100,6 +100,8 @@ class TaskView:
     """One line: why it ended, what it cost, what to do. Empty while it runs."""
     task_hash: Digest | None
     agreement: str | None
+    error: str | None = None
+    """The error code, when it ended without any agreement."""
     usage: Usage | None = None
     """What the job used when it was last measured."""
 

@@ -6,15 +6,13 @@ import base64
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from robocompute_protocol.money import format_amount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from robocompute_node.api.port import TaskView
-    from robocompute_protocol.messages import FileEntry
+    from robocompute_protocol.messages import FileEntry, Usage
 
 LEVEL_OF: Final[Mapping[str, str]] = {"stdout": "info", "stderr": "error", "supervisor": "notice"}
 """The published SDK's word for where a line came from."""
@@ -46,9 +44,19 @@ def task_json(task: TaskView) -> dict[str, object]:
         "cause": None if task.cause is None else task.cause.value,
         "ended_by": None if task.ended_by is None else task.ended_by.value,
         "message": task.message,
+        "error": task.error,
         "task_hash": None if task.task_hash is None else task.task_hash.hex(),
         "agreement": task.agreement,
-        "usage": None if task.usage is None else msgspec.to_builtins(task.usage),
+        "usage": None if task.usage is None else _usage(task.usage),
+    }
+
+
+def _usage(usage: Usage) -> dict[str, object]:
+    return {
+        "cpu_ms": usage.cpu_ms,
+        "memory_bytes": usage.memory_bytes,
+        "peak_memory_bytes": usage.peak_memory_bytes,
+        "gpu_utilisation": list(usage.gpu_utilisation),
     }
 
 

@@ -44,6 +44,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause | None = None
     ended_by: Side | None = None
     message: str = ""
+    error: str = ""
+    """The error code, when it ended without any agreement."""
     cancel_requested: bool = False
     artifacts: Digest | None = None
     receipt: Signed | None = None
@@ -54,7 +56,9 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         return self.status not in (TaskStatus.PENDING, TaskStatus.RUNNING)
 
-    def view(self, *, cost_so_far: MicroUnits | None) -> TaskView:
+    def view(
+        self, *, cost_so_far: MicroUnits | None = None, promised: MicroUnits | None = None
+    ) -> TaskView:
         """The task as REST shows it."""
         return TaskView(
             task_id=self.task_id,
@@ -68,12 +72,13 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
             ended_ms=self.ended_ms,
             provider=None if self.provider is None else to_base58(self.provider),
             price_per_hour=self.price_per_hour,
-            prepaid=self.prepaid,
+            prepaid=self.prepaid if promised is None else promised,
             cost=self.cost if self.cost is not None else cost_so_far,
             exit_code=self.exit_code,
             cause=self.cause,
             ended_by=self.ended_by,
             message=self.message,
+            error=self.error or None,
             task_hash=self.spec_digest,
             usage=self.usage,
             agreement=None if self.agreement is None else self.agreement.hex(),

@@ -80,21 +80,19 @@ class JobFeed:
                 await say(stream, message)
 
         run = self._runs.watch(attach.agreement, record.job_id)
-        async with trio.open_nursery() as nursery:
-            stages = trio.CancelScope()
-            nursery.start_soon(self._stages, run, send, stages)
+        async with trio.open_nursery() as telling:
+            telling.start_soon(self._stages, run, send)
             if record.state.phase is ProviderPhase.KEPT:
                 pass  # the job is deleted: there is only the receipt left to tell
             elif await self._program_ran(record, run):
+                telling.start_soon(self._usage, record.job_id, send)
                 async with trio.open_nursery() as streams:
                     streams.start_soon(self._records, record.job_id, attach, send)
                     streams.start_soon(self._live_files, record.job_id, attach, send)
-                    streams.start_soon(self._usage, record.job_id, send)
             ended = await self._lettings.ended(attach.agreement)
-            stages.cancel()
-            if ended.state.receipt is not None and ended.artifacts is not None:
-                await send(Finished(artifacts=ended.artifacts, receipt=ended.state.receipt))
-            nursery.cancel_scope.cancel()
+            telling.cancel_scope.cancel()
+        if ended.state.receipt is not None and ended.artifacts is not None:
+            await send(Finished(artifacts=ended.artifacts, receipt=ended.state.receipt))
         answer = await hear_or_end(stream, JobMessage, timeout_s=KEPT_SECONDS)
         if isinstance(answer, Kept) and answer.agreement == attach.agreement:
             self._lettings.kept(attach.agreement)
@@ -116,12 +114,11 @@ class JobFeed:
             nursery.cancel_scope.cancel()
         return ran
 
-    async def _stages(self, run: JobRun, send: Send, scope: trio.CancelScope) -> None:
-        with scope:
-            while True:
-                changed = run.changed
-                await send(run.stage)
-                await changed.wait()
+    async def _stages(self, run: JobRun, send: Send) -> None:
+        while True:
+            changed = run.changed
+            await send(run.stage)
+            await changed.wait()
 
     async def _records(self, job_id: str, attach: Attach, send: Send) -> None:
         async for record in self._executor.records(job_id, start=attach.next_sequence):

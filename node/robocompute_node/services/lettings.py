@@ -329,7 +329,8 @@ class Lettings:
         record = self._records[agreement]
         metered = self.elapsed(record)
         if record.program_started_ms and end.ran_ms is not None:
-            metered = Millis(record.program_started_ms - record.state.started_ms + end.ran_ms)
+            before = record.program_started_ms - record.state.started_ms
+            metered = Millis(before + end.ran_ms + end.frozen_ms)
         record = self.apply(agreement, JobEnded(cause=end.cause, detail=end.detail))
         cause = record.state.cause or Cause.UNKNOWN
         receipt = receipts.build_receipt(

@@ -222,7 +222,7 @@ class OwnerApi:
         return [self._view(record) for record in records]
 
     def _view(self, record: TaskRecord) -> TaskView:
-        return record.view(cost_so_far=self._parts.rentals.cost_so_far(record))
+        return self._parts.rentals.view(record)
 
     async def cancel_task(self, task_id: str) -> TaskView:
         parts = self._parts

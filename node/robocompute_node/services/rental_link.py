@@ -63,6 +63,9 @@ ORDER_SECONDS: Final = 60.0
 """An order waits for its channel's confirmation at most half of this on the provider's side."""
 PAY_SECONDS: Final = 10.0
 """A voucher that is not answered by then is sent again."""
+FEED_HOLDS_MS: Final = 2_000
+"""A feed that stays open this long is a working one; one that breaks at once, again and again, is
+no better than none."""
 FEED_SILENCE_SECONDS: Final = 3_600.0
 """A feed may be silent as long as a job is; whether the provider lives is seen by its ticks."""
 
@@ -124,10 +127,22 @@ class RentalLink:
         self._agreement = agreement
         self._sink = sink
         self.heard_ms = clock.now_ms()
+        self._fed_ms = clock.now_ms()
+        self._feed_opened_ms: Millis | None = None
 
     @property
     def record(self) -> RentalRecord:
         return self._book.get(self._agreement)
+
+    def silent_ms(self) -> Millis:
+        """How long the provider has been of no use: not heard of, or no feed that holds."""
+        now = self._clock.now_ms()
+        opened = self._feed_opened_ms
+        if opened is not None and now - opened > FEED_HOLDS_MS:
+            self._fed_ms = now
+        if self.record.state.ticks == 0:
+            self._fed_ms = now
+        return Millis(now - min(self.heard_ms, self._fed_ms))
 
     def _heard(self) -> None:
         self.heard_ms = self._clock.now_ms()
@@ -286,6 +301,13 @@ class RentalLink:
 
     async def _feed_once(self) -> bool:
         next_output, files = self._sink.position()
+        self._feed_opened_ms = self._clock.now_ms()
+        try:
+            return await self._feed_from(next_output, files)
+        finally:
+            self._feed_opened_ms = None
+
+    async def _feed_from(self, next_output: int, files: tuple[tuple[str, int], ...]) -> bool:
         async with self._network.open(self.record.provider, PROTOCOL_JOB) as stream:
             await say(
                 stream,

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from robocompute_node.api.port import InsufficientFunds, TaskStatus
+from robocompute_node.api.port import InsufficientFunds, NoProvider, TaskStatus, TaskView
 from robocompute_node.api.views import task_json
 from robocompute_node.clocks import Clock
 from robocompute_node.config import NodeConfig
@@ -85,11 +85,14 @@ class Rentals:
         assert self._nursery is not None
         self._nursery.start_soon(self._drive, task_id)
 
-    def cost_so_far(self, task: TaskRecord) -> MicroUnits | None:
-        """What a running task's time comes to now; None before it is leased."""
+    def view(self, task: TaskRecord) -> TaskView:
+        """The task as REST shows it: while it runs, with what it came to so far."""
         if task.agreement is None or task.ended:
-            return None
-        return self._book.cost_so_far(self._book.get(task.agreement))
+            return task.view()
+        rental = self._book.get(task.agreement)
+        return task.view(
+            cost_so_far=self._book.cost_so_far(rental), promised=rental.promised
+        )
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -121,7 +124,7 @@ class Rentals:
             if self._tasks.get(task_id).ended:
                 raise
             log.error("task %s failed: %s", task_id, exc)
-            self._fail(task_id, str(exc))
+            self._fail(task_id, exc)
 
     async def _find_and_order(self, task: TaskRecord) -> RentalRecord | None:
         """Return a stored order; None when the task ended, or is to look again."""
@@ -144,12 +147,12 @@ class Rentals:
         try:
             channel = await self._fund_and_upload(task, found)
         except* (PeerGone, PeerRefused, RemoteProtocolError) as exc:
-            log.warning("provider left out after the quote: %s", exc.exceptions[0])
+            log.warning("provider left out after the quote: %s", _first(exc))
             self._avoid(task, found.match.offer.provider)
         except* InsufficientFunds as exc:
-            self._fail(task.task_id, str(exc.exceptions[0]))
+            self._fail(task.task_id, _first(exc))
         except* ChainError as exc:
-            self._stage(task.task_id, "funding", f"the chain is busy: {exc.exceptions[0]}")
+            self._stage(task.task_id, "funding", f"the chain is busy: {_first(exc)}")
             await trio.sleep(LOOK_AGAIN_SECONDS)
         else:
             if channel is not None and not self._tasks.get(task.task_id).cancel_requested:
@@ -160,7 +163,7 @@ class Rentals:
         for provider in found.failed:
             task = self._avoid(task, provider)
         if not (found.busy or task.wait or self._young(task)):
-            self._fail(task.task_id, found.explanation)
+            self._fail(task.task_id, NoProvider(found.explanation))
             return
         self._stage(task.task_id, "matching", found.explanation)
         cancelled = self._tasks.cancelled(task.task_id)
@@ -304,7 +307,7 @@ class Rentals:
     async def _watch_horizon(self, link: RentalLink, scope: trio.CancelScope) -> None:
         """Give the provider up when nothing was heard of it for the horizon."""
         horizon = link.record.terms.horizon_ms
-        while self._clock.now_ms() - link.heard_ms <= horizon:
+        while link.silent_ms() <= horizon:
             await trio.sleep(HORIZON_POLL_SECONDS)
         self._book.apply(link.record.state.agreement, HorizonPassed())
         scope.cancel()
@@ -399,7 +402,7 @@ class Rentals:
     def _stage(self, task_id: str, stage: str, detail: str) -> None:
         self._tasks.enter_stage(task_id, stage, detail)
 
-    def _fail(self, task_id: str, message: str) -> None:
+    def _fail(self, task_id: str, error: RoboComputeError) -> None:
         self._tasks.update(
             task_id,
             status=TaskStatus.FAILED,
@@ -408,7 +411,8 @@ class Rentals:
             ended_ms=self._clock.now_ms(),
             cost=MicroUnits(0),
             ended_by=Side.CLIENT,
-            message=message,
+            message=str(error),
+            error=error.code,
         )
         self._tell_end(task_id)
 
@@ -428,4 +432,13 @@ class Rentals:
 
     def _tell_end(self, task_id: str) -> None:
         task = self._tasks.get(task_id)
-        self._tasks.log(task_id).append("ended", task_json(task.view(cost_so_far=None)))
+        self._tasks.log(task_id).append("ended", task_json(task.view()))
+
+
+def _first(group: BaseExceptionGroup[RoboComputeError]) -> RoboComputeError:
+    """The first error of a group, however deep."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RoboComputeError)
+    return error

@@ -99,7 +99,7 @@ class TaskBook:
         if log is None:
             log = TaskLog(self._folder / task_id / "events.log")
             if record.ended and not log.ended:  # stopped between the record and the event
-                log.append("ended", task_json(record.view(cost_so_far=None)))
+                log.append("ended", task_json(record.view()))
             self._logs[task_id] = log
             if len(self._logs) > OPEN_LOGS:
                 self._close_one_ended()
