@@ -24,7 +24,7 @@ from robocompute_protocol.messages import SignedVoucher
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.signing import SigningKey
 from robocompute_protocol.vouchers import PayerLedger, sign_voucher
-from robocompute_settlement.port import ChannelView, Settlement
+from robocompute_settlement.port import ChannelView, Commitment, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class ChannelKeeper:
             for key, record in store.all(CHANNELS)
         }
         self._funding = trio.Lock()
+        self._final: dict[ChannelId, int] = {}
 
     # --- what is there --------------------------------------------------------------------------
 
@@ -171,6 +172,16 @@ class ChannelKeeper:
             record = self.get(channel)
             if record.spare < more:
                 await self._top_up(record, more)
+
+    async def is_final(self, channel: ChannelId, total: MicroUnits) -> bool:
+        """Whether the channel's finalized deposit carries ``total``. A yes is remembered.
+
+        Raises: ChainError.
+        """
+        if total > self._final.get(channel, 0):
+            view = await self._chain.channel(channel, at=Commitment.FINALIZED)
+            self._final[channel] = 0 if view is None else view.deposit
+        return total <= self._final[channel]
 
     async def _top_up(self, record: ChannelRecord, needed: MicroUnits) -> ChannelRecord:
         missing = MicroUnits(needed - record.spare)

@@ -17,9 +17,9 @@ from robocompute_node.p2p.port import FrameStream, Network, PeerGone
 from robocompute_node.services.channels import ChannelKeeper
 from robocompute_node.services.conversation import hear, hear_or_end, say
 from robocompute_node.services.rental_book import RentalBook, RentalRecord
-from robocompute_protocol import terms as rules
+from robocompute_protocol import limits, terms as rules
 from robocompute_protocol.agreement import ClientPhase
-from robocompute_protocol.errors import RemoteProtocolError, RoboComputeError
+from robocompute_protocol.errors import ChainError, RemoteProtocolError, RoboComputeError
 from robocompute_protocol.identifiers import AgreementId
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
@@ -63,6 +63,8 @@ ORDER_SECONDS: Final = 60.0
 """An order waits for its channel's confirmation at most half of this on the provider's side."""
 PAY_SECONDS: Final = 10.0
 """A voucher that is not answered by then is sent again."""
+FINALITY_SECONDS: Final = 1.0
+"""Between looks at a deposit that is about to become final: that takes about 13 s in all."""
 FEED_HOLDS_MS: Final = 2_000
 """A feed that stays open this long is a working one; one that breaks at once, again and again, is
 no better than none."""
@@ -248,7 +250,27 @@ class RentalLink:
                     with trio.move_on_after(wait_ms / 1000):
                         await self._book.changed(self._agreement).wait()
                     continue
-                await self._extend(stream, total)
+                total = await self._carried(total)
+                if total > record.state.leased_ms:
+                    await self._extend(stream, total)
+                else:
+                    await trio.sleep(FINALITY_SECONDS)
+
+    async def _carried(self, total: Millis) -> Millis:
+        """Cap ``total`` at the minute that a deposit carries before it is final."""
+        record = self.record
+        if total <= limits.CONFIRMED_CARRIES:
+            return total
+        channel = record.terms.channel
+        needed = self._channels.get(channel).ledger.cumulative_with(
+            self._agreement, rules.prepaid_amount(record.terms, total)
+        )
+        try:
+            if await self._channels.is_final(channel, needed):
+                return total
+        except ChainError as exc:
+            log.warning("finality of the deposit not known: %s", exc)
+        return limits.CONFIRMED_CARRIES
 
     async def _extend(self, stream: FrameStream, total: Millis) -> None:
         _, effects = self._book.apply(self._agreement, ExtensionFellDue(prepaid_ms=total))
