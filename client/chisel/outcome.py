@@ -41,13 +41,15 @@ _BY_CAUSE: Final = {
     "client_lost": NO_NODE,
     "client_closed_channel": NO_NODE,
 }
+RESULTS_LOST: Final = "RESULTS_LOST"
+"""The node's error code when a job ended but its provider went away before all was fetched."""
 _BY_ERROR: Final = {"INSUFFICIENT_FUNDS": NO_FUNDS, "PROVIDER_UNAVAILABLE": NO_PROVIDER}
 
 
 def exit_status(task: Mapping[str, Any]) -> int:
     """The job's own exit code when it ended by itself; otherwise one that says why it did not."""
     cause, code = task.get("cause"), task.get("exit_code")
-    if task.get("ended_by") == "provider":
+    if task.get("ended_by") == "provider" or task.get("error") == RESULTS_LOST:
         return PROVIDER_FAULT
     if cause in _BY_CAUSE:
         return _BY_CAUSE[str(cause)]
@@ -79,6 +81,8 @@ def summary(task: Mapping[str, Any]) -> str:
 
 def explanation(task: Mapping[str, Any]) -> str | None:
     """What else a person needs when the job did not end by itself: who ended it, and what next."""
+    if task.get("error") == RESULTS_LOST:
+        return str(task.get("message"))
     if task.get("cause") in (None, "exited") and task.get("ended_by") != "provider":
         return (
             str(task["message"]) if task.get("exit_code") is None and task.get("message") else None

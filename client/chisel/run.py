@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 120.0
 """Seconds a node may stay away while a job runs: longer than any restart, and than the horizon."""
+CANCEL_PATIENCE: Final = 60.0
+"""Seconds a cancelled job may take to end: a provider stops it within 5, then results travel."""
 SCANS: Final = 3
 """Times a folder is read again because files changed while they were sent."""
 
@@ -37,7 +39,7 @@ class Interrupts:
         self._terminal = terminal
         self._client: RoboComputeClient | None = None
         self._task_id: str | None = None
-        self._over = False
+        self._ended = threading.Event()
         self.status: int | None = None
         """Exit status that the first interruption asked for."""
 
@@ -64,7 +66,7 @@ class Interrupts:
 
     def ended(self) -> None:
         """The job is over: what an interruption ends now is the fetching of results."""
-        self._over = True
+        self._ended.set()
 
     def cancel(self, status: int, word: str) -> None:
         """Cancel the job for a reason other than a signal."""
@@ -76,7 +78,7 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._client is None:
             raise KeyboardInterrupt
-        if self._over:
+        if self._ended.is_set():
             self._terminal.say(f"left; `chisel pull {self._task_id}` fetches the results")
             os._exit(outcome.CANCELLED)
         if self.status is None:
@@ -101,6 +103,12 @@ class Interrupts:
             self._client.tasks.cancel(task_id)
         except RoboComputeError as error:
             self._terminal.say(f"not cancelled: {error} - `chisel cancel {task_id}` tries again")
+        if not self._ended.wait(CANCEL_PATIENCE):
+            self._terminal.say(
+                f"the end is not confirmed after {CANCEL_PATIENCE:.0f} s; left; "
+                f"`chisel status {task_id}` tells how the job ended"
+            )
+            os._exit(self.status or outcome.CANCELLED)
 
 
 def prepare(command: list[str], options: Options, upload: Upload, app_name: str) -> dict[str, Any]:

@@ -182,6 +182,7 @@ def test_a_link_that_leads_out_is_not_inside(tmp_path: Path) -> None:
         ({"exit_code": None, "cause": "client_lost", "ended_by": "client"}, 74),
         ({"exit_code": 0, "cause": "provider_stopped", "ended_by": "provider"}, 75),
         ({"exit_code": None, "status": "cancelled", "provider": None}, 130),
+        ({"exit_code": 0, "cause": "exited", "ended_by": "client", "error": "RESULTS_LOST"}, 75),
         ({"exit_code": None, "status": "failed", "error": "PROVIDER_UNAVAILABLE"}, 69),
         ({"exit_code": None, "status": "failed", "error": "INSUFFICIENT_FUNDS"}, 73),
         ({"exit_code": None, "status": "failed", "provider": "x", "ended_by": "client"}, 76),

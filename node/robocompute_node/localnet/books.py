@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robocompute_node.config import LOCAL_PROGRAM, LOCAL_USDC, load_config
+from robocompute_node.config import LOCAL_PROGRAM, LOCAL_USDC
+from robocompute_node.config_file import load_config
 from robocompute_node.keys import load_key
 from robocompute_protocol.money import MicroUnits, format_amount, parse_amount
 from robocompute_settlement.solana import SolanaSettlement

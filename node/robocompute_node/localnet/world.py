@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from robocompute_node.config import Role, load_config
+from robocompute_node.config import Role
+from robocompute_node.config_file import load_config
 from robocompute_node.localnet.blueprint import NAME, Plan, read_plan
 from robocompute_node.localnet.ground import (
     Ground,
@@ -27,6 +28,7 @@ from robocompute_node.localnet.ground import (
     settle_in,
     write_settings,
 )
+from robocompute_node.localnet.leftovers import end_jobs
 from robocompute_node.localnet.processes import Started, start, stop
 from robocompute_node.rest_client import NodeNotRunning, RestClient
 from robocompute_protocol.errors import ConfigError, RoboComputeError
@@ -135,6 +137,7 @@ class World:
             if process in running:
                 tell(f"{process.name}: stopping (pid {process.pid})")
         self._stop_all(record.processes)
+        trio.run(end_jobs, self.folder, tell)
         self.record_path.unlink(missing_ok=True)
         return bool(running)
 

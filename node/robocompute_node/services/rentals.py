@@ -46,6 +46,8 @@ HORIZON_POLL_SECONDS: Final = 0.5
 """How soon a passed horizon is noticed."""
 RECLAIM_SECONDS: Final = 10.0
 """Between tries to reach a provider that was lost: its receipt turns what was promised to credit."""
+RESULTS_LOST: Final = "RESULTS_LOST"
+"""The job ended, but its provider went away before its output and results were all here."""
 
 
 class Rentals:
@@ -362,6 +364,7 @@ class Rentals:
             cost=receipt.amount,
             message=message,
             receipt=signed,
+            error="" if fetched else RESULTS_LOST,
             artifacts=receipt.artifacts if fetched else None,
         )
 
