@@ -27,6 +27,7 @@ from robocompute_node.executor.bubblewrap import BubblewrapExecutor
 from robocompute_node.inventory import take_inventory
 from robocompute_node.keys import load_key
 from robocompute_node.p2p.host import Libp2pNetwork
+from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import BlobExchange
 from robocompute_node.services.channels import ChannelKeeper
 from robocompute_node.services.earnings import Earnings
@@ -99,6 +100,7 @@ class _Node:
         self._wallet = wallet
         self._clock = Clock()
         self._blobs = FileBlobStore(config.blobs_dir)
+        self._access = BlobAccess(store, self._blobs)
         self._goodbyes: list[Callable[[], Awaitable[None]]] = []
         self._offer_source: Callable[[Millis], Offer | None] | None = None
         self._may_store: Callable[[NodeKey, int], bool] = lambda _peer, _size: False
@@ -127,7 +129,10 @@ class _Node:
         config, store, clock = self._config, self._store, self._clock
         market = Market(network, store, clock, self._key, OfferBook())
         exchange = BlobExchange(
-            network, self._blobs, may_store=lambda peer, size: self._may_store(peer, size)
+            network,
+            self._blobs,
+            self._access,
+            may_store=lambda peer, size: self._may_store(peer, size),
         )
         exchange.register()
         if config.is_provider:
@@ -203,13 +208,21 @@ class _Node:
         )
         runs = JobRuns(executor, self._blobs, clock, uuids)
         lettings = Lettings(
-            self._store, clock, self._key, executor, runs, earnings, slots=offer.slots
+            self._store,
+            clock,
+            self._key,
+            executor,
+            runs,
+            earnings,
+            self._access,
+            slots=offer.slots,
         )
         desk = FrontDesk(
             network,
             self._chain,
             clock,
             self._blobs,
+            self._access,
             lettings,
             earnings,
             offer,

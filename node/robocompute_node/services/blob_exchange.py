@@ -11,6 +11,7 @@ from typing import Final
 
 from robocompute_node.executor.port import BlobStore
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone
+from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.conversation import expect, hear, hear_or_end, say
 from robocompute_protocol import limits
 from robocompute_protocol.errors import RemoteProtocolError
@@ -55,9 +56,12 @@ def chunks_of(manifest: Manifest) -> tuple[Digest, ...]:
 class BlobExchange:
     """Serves other nodes' pushes and pulls, and makes our own."""
 
-    def __init__(self, network: Network, blobs: BlobStore, *, may_store: Quota) -> None:
+    def __init__(
+        self, network: Network, blobs: BlobStore, access: BlobAccess, *, may_store: Quota
+    ) -> None:
         self._network = network
         self._blobs = blobs
+        self._access = access
         self._may_store = may_store
 
     def register(self) -> None:
@@ -153,7 +157,7 @@ class BlobExchange:
                 raise RemoteProtocolError("a blob stream begins with Have or Want")
 
     async def _take(self, stream: FrameStream, offered: tuple[Digest, ...]) -> None:
-        wanted = self._blobs.missing(tuple(dict.fromkeys(offered)))
+        wanted = self._access.missing(stream.peer, offered)
         if wanted and not self._may_store(stream.peer, len(wanted) * limits.MAX_CHUNK_BYTES):
             await say(
                 stream,
@@ -166,10 +170,11 @@ class BlobExchange:
         await say(stream, Want(chunks=wanted))
         for chunk in wanted:
             await self._receive(stream, chunk)
+        self._access.grant(stream.peer, wanted)
         await say(stream, Stored())
 
     async def _give(self, stream: FrameStream, wanted: tuple[Digest, ...]) -> None:
-        gone = self._blobs.missing(wanted)
+        gone = self._access.missing(stream.peer, wanted)
         if gone:
             await say(stream, Missing(chunks=gone))
             return

@@ -23,6 +23,7 @@ from robocompute_node.core.matching import misfit, slots_needed
 from robocompute_node.core.slots import bits_of, indices_of
 from robocompute_node.executor.port import BlobStore
 from robocompute_node.p2p.port import FrameStream, Network
+from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.conversation import hear_or_end, say
 from robocompute_node.services.earnings import EarningRecord, Earnings
@@ -93,6 +94,7 @@ class FrontDesk:
         chain: Settlement,
         clock: Clock,
         blobs: BlobStore,
+        access: BlobAccess,
         lettings: Lettings,
         earnings: Earnings,
         offer: Offer,
@@ -102,6 +104,7 @@ class FrontDesk:
         self._chain = chain
         self._clock = clock
         self._blobs = blobs
+        self._access = access
         self._lettings = lettings
         self._earnings = earnings
         self._offer = offer
@@ -224,12 +227,12 @@ class FrontDesk:
             return Objection("busy", "a slot is taken; ask for a quote")
         if self._lettings.has_job(terms.nonce.hex()):
             return Objection("nonce_used", "the terms' nonce was used before; draw another")
-        if not self._blobs.has(spec.upload):
+        if self._access.missing(terms.payer_node, (spec.upload,)):
             return Objection("upload_missing", "the upload's manifest is not here")
         manifest = codec.decode(
             Manifest, self._blobs.get(spec.upload), limit=limits.MAX_MANIFEST_BYTES
         )
-        if self._blobs.missing(chunks_of(manifest)):
+        if self._access.missing(terms.payer_node, chunks_of(manifest)):
             return Objection("upload_missing", "chunks of the upload are not here")
         return None
 

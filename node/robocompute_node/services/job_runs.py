@@ -22,6 +22,7 @@ from robocompute_node.executor.port import (
     JobState,
     PrepareFailed,
 )
+from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_protocol import codec, limits
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import RoboComputeError
@@ -50,6 +51,8 @@ class RunEnd:
     records: int
     output: Digest
     artifacts: Digest
+    chunks: tuple[Digest, ...]
+    """What the artifacts are made of, their manifest included."""
 
 
 class JobRuns:
@@ -166,7 +169,7 @@ class JobRun:
         try:
             job_exit = await self._wait(prepaid, reserve, adopted=adopted)
             self.enter("collecting")
-            artifacts, _ = await self._executor.collect(self.job_id)
+            artifacts, manifest = await self._executor.collect(self.job_id)
         except RoboComputeError as exc:
             log.exception("job %s failed here", self.job_id)
             return self._never_ran(Cause.SANDBOX_FAILED, str(exc))
@@ -179,9 +182,11 @@ class JobRun:
             records=job_exit.records,
             output=job_exit.output,
             artifacts=artifacts,
+            chunks=(artifacts, *chunks_of(manifest)),
         )
 
     def _never_ran(self, cause: Cause, detail: str) -> RunEnd:
+        nothing = self._blobs.put(codec.encode(Manifest(files=())))
         return RunEnd(
             cause=cause,
             detail=detail,
@@ -190,7 +195,8 @@ class JobRun:
             frozen_ms=Millis(0),
             records=0,
             output=NO_OUTPUT,
-            artifacts=self._blobs.put(codec.encode(Manifest(files=()))),
+            artifacts=nothing,
+            chunks=(nothing,),
         )
 
     async def _bring_up(

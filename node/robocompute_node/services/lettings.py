@@ -17,6 +17,7 @@ import trio
 from robocompute_node.clocks import Clock
 from robocompute_node.core.slots import SlotTable, indices_of
 from robocompute_node.executor.port import Executor
+from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.earnings import EarningRecord, Earnings
 from robocompute_node.services.job_runs import JobRun, JobRuns
 from robocompute_node.store import Store, Table, Transaction
@@ -93,6 +94,7 @@ class Lettings:
         executor: Executor,
         runs: JobRuns,
         earnings: Earnings,
+        access: BlobAccess,
         *,
         slots: int,
     ) -> None:
@@ -102,6 +104,7 @@ class Lettings:
         self._executor = executor
         self._runs = runs
         self._earnings = earnings
+        self._access = access
         self._nursery: trio.Nursery | None = None
         store.declare(LETTINGS)
         self._records = {AgreementId(key): record for key, record in store.all(LETTINGS)}
@@ -346,6 +349,7 @@ class Lettings:
             artifacts=end.artifacts,
             prepaid_ms=record.state.prepaid_ms,
         )
+        self._access.grant(record.terms.payer_node, end.chunks)
         signed = receipts.sign_receipt(self._key, receipt)
         self.apply(
             agreement,

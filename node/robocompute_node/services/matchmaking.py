@@ -88,8 +88,7 @@ class Matchmaking:
             except (PeerGone, RemoteProtocolError) as exc:
                 why = f"{to_base58(provider)} did not answer: {exc}"
             else:
-                budget = task.max_price_per_hour
-                if budget is None or quote.price_per_hour <= budget:
+                if quote.price_per_hour <= match.price:
                     return Quoted(match, quote)
                 why = f"{to_base58(provider)} asks for more than it offered"
             log.info("no quote: %s", why)

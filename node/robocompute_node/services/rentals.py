@@ -92,9 +92,7 @@ class Rentals:
         if task.agreement is None or task.ended:
             return task.view()
         rental = self._book.get(task.agreement)
-        return task.view(
-            cost_so_far=self._book.cost_so_far(rental), promised=rental.promised
-        )
+        return task.view(cost_so_far=self._book.cost_so_far(rental), promised=rental.promised)
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
