@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from robocompute_node.chain_probe import require_chain
-from robocompute_node.config import load_config
+from robocompute_node.config_file import load_config
 from robocompute_node.keys import load_api_key, load_key
 from robocompute_node.ports import holder_of
 from robocompute_protocol.errors import RoboComputeError

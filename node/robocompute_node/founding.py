@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robocompute_node.config import CONFIG_NAME, NodeConfig, config_text, load_config, parse_config
+from robocompute_node.config import CONFIG_NAME, NodeConfig
+from robocompute_node.config_file import config_text, load_config, parse_config
 from robocompute_node.keys import KeyFile, load_key, make_api_key, make_key, write_secret
 from robocompute_protocol.errors import ConfigError
 

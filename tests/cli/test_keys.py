@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import stat
+from typing import TYPE_CHECKING
 
 import pytest
 
 from robocompute_node.keys import load_api_key, load_key, make_api_key, make_key
 from robocompute_protocol.errors import ConfigError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -141,7 +141,7 @@ def _world(folder: Path) -> World:
 
 def _describe(world: World, record: Record) -> dict[str, Any]:
     """Return the world for --json: the nodes' own words about their balances, if they answer."""
-    from robocompute_node.config import load_config
+    from robocompute_node.config_file import load_config
     from robocompute_node.rest_client import RestClient
     from robocompute_protocol.errors import RoboComputeError
 

@@ -27,7 +27,7 @@ def run_command(data: Path, log_level: str, log_json: bool) -> None:
     """
     import trio
 
-    from robocompute_node.config import load_config
+    from robocompute_node.config_file import load_config
     from robocompute_node.logs import log_to_stderr
 
     config = load_config(data)

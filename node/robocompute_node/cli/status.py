@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _client(data: Path) -> RestClient:
-    from robocompute_node.config import load_config
+    from robocompute_node.config_file import load_config
     from robocompute_node.rest_client import RestClient
 
     return RestClient.of(load_config(data))

@@ -105,7 +105,7 @@ def _with_purse(data: Path, act: Callable[[Purse], Awaitable[Any]]) -> Any:
     import trio
 
     from robocompute_node.chain_probe import require_chain
-    from robocompute_node.config import load_config
+    from robocompute_node.config_file import load_config
     from robocompute_node.purse import open_purse
 
     async def acted() -> Any:

@@ -25,9 +25,7 @@ END_SECONDS: Final = 10.0
 async def end_jobs(folder: Path, tell: Callable[[str], None]) -> None:
     """Stop what still runs below ``folder``/<node>/jobs; its providers account for it when woken."""
     for jobs in sorted(folder.glob("*/jobs")):
-        executor = BubblewrapExecutor(
-            data=jobs.parent, blobs=FileBlobStore(jobs.parent / "blobs")
-        )
+        executor = BubblewrapExecutor(data=jobs.parent, blobs=FileBlobStore(jobs.parent / "blobs"))
         for job_id in executor.jobs():
             if (await executor.status(job_id)).state in (JobState.RUNNING, JobState.FROZEN):
                 tell(f"{jobs.parent.name}: stopping job {job_id}")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from robocompute_node.config import NodeConfig, config_text, documented, load_config, parse_config
+from robocompute_node.config import NodeConfig
+from robocompute_node.config_file import config_text, documented, load_config, parse_config
 from robocompute_node.founding import found_node
 from robocompute_protocol.errors import ConfigError
 
