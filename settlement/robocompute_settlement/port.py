@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey
-from robocompute_protocol.messages import SignedVoucher
-from robocompute_protocol.money import MicroUnits
+if TYPE_CHECKING:
+    from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey
+    from robocompute_protocol.messages import SignedVoucher
+    from robocompute_protocol.money import MicroUnits
 
 
 class Commitment(StrEnum):
@@ -132,6 +133,7 @@ class Settlement(Protocol):
     async def signatures(self, address: Address, *, limit: int = 10) -> tuple[str, ...]:
         """Confirmed transactions that touched ``address``, newest first."""
         ...
+
     async def vault_tokens(self, mint: Address) -> MicroUnits: ...
 
     async def wait_for_channel(self, channel: ChannelId, *, timeout_s: float) -> ChannelView:
@@ -141,7 +143,9 @@ class Settlement(Protocol):
         """
         ...
 
-    def channel_address(self, payer: Address, payee: Address, mint: Address, nonce: int) -> ChannelId:
+    def channel_address(
+        self, payer: Address, payee: Address, mint: Address, nonce: int
+    ) -> ChannelId:
         """The PDA a channel of this nonce will have: no look-up."""
         ...
 

@@ -154,6 +154,17 @@ class ChainWorld:
         self.process = None
 
 
+def deposit(world: ChainWorld, person: Person, amount: int = 1_000) -> str:
+    """Pay into a wallet's balance with the program; return the transaction's signature."""
+
+    async def write() -> str:
+        async with world.adapter(person) as wallet:
+            sent = await wallet.deposit_wallet(mint=world.usdc, amount=MicroUnits(amount))
+            return sent.signature
+
+    return trio.run(write)
+
+
 def _plan() -> GenesisPlan:
     usdc = GenesisPlan(wallets=(), program_binary=program_path()).mints[0]
     wallets = [

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import base58
 from solders.message import from_bytes_versioned
 from solders.pubkey import Pubkey
-from solders.token import ID as TOKEN_PROGRAM
-from solders.token.associated import get_associated_token_address
 
 from robocompute_settlement.embedded import encoding as forms
+from robocompute_settlement.embedded.account_methods import AccountMethods
 from robocompute_settlement.embedded.genesis import rent_exempt
 from robocompute_settlement.embedded.ledger import Ledger, Level, Simulated
 from robocompute_settlement.embedded.requests import (
@@ -22,9 +21,11 @@ from robocompute_settlement.embedded.requests import (
     MIN_CONTEXT_SLOT,
     PREFLIGHT_FAILURE,
     SIGNATURE_FAILURE,
+    SOLANA_VERSION,
     VERSION_NOT_SUPPORTED,
     Arguments,
     RpcFault,
+    in_context,
     read_address,
     read_signature,
 )
@@ -35,18 +36,12 @@ from robocompute_settlement.embedded.wire import NotTaken, fee_of, parse_transac
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from solders.account import Account
-
     from robocompute_settlement.embedded.storage import Landed
 
-SOLANA_VERSION: Final = "2.3.0"
-"""What tools are told they speak to: they choose their features by it."""
 FEATURE_SET: Final = 3640012085
 MAX_STATUSES: Final = 256
-MAX_ACCOUNTS: Final = 100
 MAX_SIGNATURES: Final = 1000
 """Limits of one request, as a node has them."""
-TOKEN_PROGRAM_2022: Final = Pubkey.from_string("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb")
 
 
 class Methods:
@@ -54,6 +49,7 @@ class Methods:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.accounts = AccountMethods(ledger)
         self._table: dict[str, Callable[[Arguments], Any]] = {
             "getHealth": lambda _: "ok",
             "getVersion": lambda _: {"solana-core": SOLANA_VERSION, "feature-set": FEATURE_SET},
@@ -74,13 +70,7 @@ class Methods:
             "getFeeForMessage": self._get_fee_for_message,
             "getRecentPrioritizationFees": lambda _: [],
             "getMinimumBalanceForRentExemption": lambda a: rent_exempt(a.number(0)),
-            "getBalance": self._get_balance,
-            "getAccountInfo": self._get_account_info,
-            "getMultipleAccounts": self._get_multiple_accounts,
-            "getProgramAccounts": self._get_program_accounts,
-            "getTokenAccountBalance": self._get_token_account_balance,
-            "getTokenAccountsByOwner": self._get_token_accounts_by_owner,
-            "getTokenSupply": self._get_token_supply,
+            **self.accounts.table,
             "getSignatureStatuses": self._get_signature_statuses,
             "getSignaturesForAddress": self._get_signatures_for_address,
             "getTransaction": self._get_transaction,
@@ -126,21 +116,9 @@ class Methods:
 
     # --- forms others use too -------------------------------------------------------------------
 
-    def context(self, level: Level) -> dict[str, Any]:
-        """The ``context`` object of an answer."""
-        return {"slot": self._ledger.slot(level), "apiVersion": SOLANA_VERSION}
-
-    def with_context(self, level: Level, value: Any) -> dict[str, Any]:
-        return {"context": self.context(level), "value": value}
-
-    def account_json(
-        self, account: Account | None, encoding: str, data_slice: dict[str, int] | None = None
-    ) -> Any:
-        return forms.account_json(account, encoding or "binary", data_slice, self._decimals)
-
-    def matches(self, account: Account, filters: Any) -> bool:
-        """Whether an account passes a ``getProgramAccounts`` filter list."""
-        return all(self._passes(account, each) for each in filters or ())
+    def in_context(self, level: Level, value: Any) -> dict[str, Any]:
+        """An answer that says at which slot it is true."""
+        return in_context(self._ledger.slot(level), value)
 
     # --- the chain ------------------------------------------------------------------------------
 
@@ -186,12 +164,12 @@ class Methods:
     def _get_latest_blockhash(self, arguments: Arguments) -> Any:
         blockhash, last = self._ledger.latest_blockhash(arguments.level)
         value = {"blockhash": str(Pubkey.from_bytes(blockhash)), "lastValidBlockHeight": last}
-        return self.with_context(arguments.level, value)
+        return self.in_context(arguments.level, value)
 
     def _is_blockhash_valid(self, arguments: Arguments) -> Any:
         self._ledger.tick()
         valid = self._ledger.timeline.is_recent(bytes(arguments.address(0)))
-        return self.with_context(arguments.level, valid)
+        return self.in_context(arguments.level, valid)
 
     def _get_fee_for_message(self, arguments: Arguments) -> Any:
         try:
@@ -202,120 +180,7 @@ class Methods:
             raise RpcFault(INVALID_PARAMS, f"Invalid params: no message: {exc}") from exc
         self._ledger.tick()
         recent = self._ledger.timeline.is_recent(bytes(message.recent_blockhash))
-        return self.with_context(arguments.level, fee_of(message) if recent else None)
-
-    # --- accounts -------------------------------------------------------------------------------
-
-    def _get_balance(self, arguments: Arguments) -> Any:
-        account = self._ledger.account(arguments.address(0), arguments.level)
-        return self.with_context(arguments.level, 0 if account is None else account.lamports)
-
-    def _get_account_info(self, arguments: Arguments) -> Any:
-        account = self._ledger.account(arguments.address(0), arguments.level)
-        value = self.account_json(account, arguments.encoding, arguments.data_slice)
-        return self.with_context(arguments.level, value)
-
-    def _get_multiple_accounts(self, arguments: Arguments) -> Any:
-        value = [
-            self.account_json(
-                self._ledger.account(read_address(text), arguments.level),
-                arguments.encoding or "base64",
-                arguments.data_slice,
-            )
-            for text in arguments.texts(0, MAX_ACCOUNTS)
-        ]
-        return self.with_context(arguments.level, value)
-
-    def _get_program_accounts(self, arguments: Arguments) -> Any:
-        program = arguments.address(0)
-        filters = arguments.options.get("filters")
-        value = [
-            {
-                "pubkey": str(address),
-                "account": self.account_json(account, arguments.encoding, arguments.data_slice),
-            }
-            for address, account in self._ledger.accounts_of(program, arguments.level)
-            if self.matches(account, filters)
-        ]
-        if arguments.options.get("withContext"):
-            return self.with_context(arguments.level, value)
-        return value
-
-    def _passes(self, account: Account, condition: Any) -> bool:
-        match condition:
-            case {"dataSize": int(size)}:
-                return len(account.data) == size
-            case {"memcmp": {"offset": int(offset), "bytes": wanted, **rest}}:
-                raw = _memcmp_bytes(wanted, rest.get("encoding"))
-                return account.data[offset : offset + len(raw)] == raw
-            case "tokenAccountState" | {"tokenAccountState": _}:
-                return len(account.data) == forms.TOKEN_ACCOUNT_BYTES
-            case _:
-                raise RpcFault(INVALID_PARAMS, f"Invalid params: filter {condition!r}")
-
-    # --- tokens ---------------------------------------------------------------------------------
-
-    def _decimals(self, mint: Pubkey) -> int:
-        account = self._ledger.account(mint)
-        known = account is not None and len(account.data) == forms.MINT_BYTES
-        return account.data[44] if account is not None and known else 0
-
-    def _get_token_account_balance(self, arguments: Arguments) -> Any:
-        account = self._ledger.account(arguments.address(0), arguments.level)
-        if account is None:
-            raise RpcFault(INVALID_PARAMS, "Invalid param: could not find account")
-        data = account.data
-        if account.owner != TOKEN_PROGRAM or len(data) != forms.TOKEN_ACCOUNT_BYTES:
-            raise RpcFault(INVALID_PARAMS, "Invalid param: not a Token account")
-        decimals = self._decimals(Pubkey.from_bytes(data[:32]))
-        amount = forms.ui_amount(int.from_bytes(data[64:72], "little"), decimals)
-        return self.with_context(arguments.level, amount)
-
-    def _get_token_accounts_by_owner(self, arguments: Arguments) -> Any:
-        owner = bytes(arguments.address(0))
-        chosen = arguments.positions[1] if len(arguments.positions) > 1 else None
-        match chosen:
-            case {"mint": str(text)}:
-                mint = read_address(text)
-                if self._ledger.account(mint, arguments.level) is None:
-                    raise RpcFault(INVALID_PARAMS, "Invalid param: could not find mint")
-                # A wallet's own account first: this is the one nearly every client wants.
-                associated = get_associated_token_address(Pubkey.from_bytes(owner), mint)
-            case {"programId": str(text)} if read_address(text) in (
-                TOKEN_PROGRAM,
-                TOKEN_PROGRAM_2022,
-            ):
-                mint, associated = None, None
-                if read_address(text) == TOKEN_PROGRAM_2022:
-                    return self.with_context(arguments.level, [])
-            case _:
-                raise RpcFault(INVALID_PARAMS, "Invalid params: a mint or a programId is needed")
-        inner = Arguments(arguments.positions[2:3])
-        found = [
-            (address, account)
-            for address, account in self._ledger.accounts_of(TOKEN_PROGRAM, inner.level)
-            if len(account.data) == forms.TOKEN_ACCOUNT_BYTES
-            and account.data[32:64] == owner
-            and (mint is None or account.data[:32] == bytes(mint))
-        ]
-        found.sort(key=lambda pair: pair[0] != associated)
-        value = [
-            {
-                "pubkey": str(address),
-                "account": self.account_json(account, inner.encoding, inner.data_slice),
-            }
-            for address, account in found
-        ]
-        return self.with_context(inner.level, value)
-
-    def _get_token_supply(self, arguments: Arguments) -> Any:
-        account = self._ledger.account(arguments.address(0), arguments.level)
-        if account is None or account.owner != TOKEN_PROGRAM:
-            raise RpcFault(INVALID_PARAMS, "Invalid param: not a Token mint")
-        if len(account.data) != forms.MINT_BYTES:
-            raise RpcFault(INVALID_PARAMS, "Invalid param: not a Token mint")
-        supply = int.from_bytes(account.data[36:44], "little")
-        return self.with_context(arguments.level, forms.ui_amount(supply, account.data[44]))
+        return self.in_context(arguments.level, fee_of(message) if recent else None)
 
     # --- transactions ---------------------------------------------------------------------------
 
@@ -323,7 +188,7 @@ class Methods:
         statuses = [
             self.status_json(read_signature(text)) for text in arguments.texts(0, MAX_STATUSES)
         ]
-        return self.with_context(Level.CONFIRMED, statuses)
+        return self.in_context(Level.CONFIRMED, statuses)
 
     def status_json(self, signature: bytes) -> dict[str, Any] | None:
         """What is known of a signature; ``None`` where it is in no block."""
@@ -380,7 +245,7 @@ class Methods:
         landed = self._ledger.transaction(signature)
         if landed is None or self._ledger.level_of(landed) < arguments.level:
             return None
-        out = forms.transaction_json(landed, encoding or "json", self._decimals)
+        out = forms.transaction_json(landed, encoding or "json", self.accounts.decimals)
         newest = arguments.options.get("maxSupportedTransactionVersion")
         if newest is None:
             if out["version"] != "legacy":
@@ -461,7 +326,7 @@ class Methods:
                 "blockhash": str(Pubkey.from_bytes(blockhash)),
                 "lastValidBlockHeight": last,
             }
-        return self.with_context(arguments.level, value)
+        return self.in_context(arguments.level, value)
 
     def _simulated_accounts(self, done: Simulated, wanted: Any) -> Any:
         match wanted:
@@ -469,7 +334,7 @@ class Methods:
                 return None
             case {"addresses": list(texts), **rest}:  # pyright: ignore[reportUnknownVariableType]
                 return [
-                    self.account_json(
+                    self.accounts.account_json(
                         done.accounts.get(address) or self._ledger.account(address),
                         str(rest.get("encoding", "base64")),
                     )
@@ -505,14 +370,3 @@ class Methods:
             raise RpcFault(INVALID_PARAMS, f"Invalid params: {exc}") from exc
         self._ledger.set_account(arguments.address(0), account)
         return None
-
-
-def _memcmp_bytes(wanted: Any, named: Any) -> bytes:
-    try:
-        if isinstance(wanted, list):
-            return bytes(wanted)  # pyright: ignore[reportUnknownArgumentType]
-        if named == "base64":
-            return base64.b64decode(wanted, validate=True)
-        return base58.b58decode(wanted)
-    except (ValueError, TypeError, binascii.Error):
-        raise RpcFault(INVALID_PARAMS, "Invalid params: memcmp bytes") from None

@@ -237,17 +237,18 @@ class _Connection:
 
     def _tell_accounts(self, subscription: Subscription, changed: list[Pubkey]) -> None:
         encoding = str(subscription.options.get("encoding") or "base64")
+        accounts = self._methods.accounts
         for key in changed:
             account = self._ledger.account(key, subscription.level)
             value: Any
             if subscription.kind == "program":
                 if account is None or bytes(account.owner) != subscription.key:
                     continue
-                if not self._methods.matches(account, subscription.options.get("filters")):
+                if not accounts.matches(account, subscription.options.get("filters")):
                     continue
                 value = {
                     "pubkey": str(key),
-                    "account": self._methods.account_json(account, encoding),
+                    "account": accounts.account_json(account, encoding),
                 }
             elif account is None:
                 value = {
@@ -259,8 +260,8 @@ class _Connection:
                     "space": 0,
                 }
             else:
-                value = self._methods.account_json(account, encoding)
-            self._notify(subscription, self._methods.with_context(subscription.level, value))
+                value = accounts.account_json(account, encoding)
+            self._notify(subscription, self._methods.in_context(subscription.level, value))
 
     def _tell_logs(self, subscription: Subscription, landed: Landed) -> None:
         value = {

@@ -1,4 +1,4 @@
-"""JSON-RPC requests as the methods see them: parameters checked, faults as error objects."""
+"""JSON-RPC as the methods see it: parameters checked, results in context, faults as objects."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ SIGNATURE_FAILURE: Final = -32003
 VERSION_NOT_SUPPORTED: Final = -32015
 MIN_CONTEXT_SLOT: Final = -32016
 """The numbers a node uses; clients match on them."""
+SOLANA_VERSION: Final = "2.3.0"
+"""What tools are told they speak to: they choose their features by it."""
 
 _LEVELS: Final = {
     "processed": Level.PROCESSED,
@@ -99,6 +101,11 @@ class Arguments:
             return {"offset": int(value["offset"]), "length": int(value["length"])}
         except (KeyError, TypeError, ValueError):
             raise RpcFault(INVALID_PARAMS, "Invalid params: dataSlice") from None
+
+
+def in_context(slot: int, value: Any) -> dict[str, Any]:
+    """A result that says at which slot it is true."""
+    return {"context": {"slot": slot, "apiVersion": SOLANA_VERSION}, "value": value}
 
 
 def read_level(name: Any) -> Level:
