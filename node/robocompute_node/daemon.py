@@ -150,7 +150,7 @@ class _Node:
             self._blobs,
             exchange,
             market,
-            Matchmaking(network, market, clock, self._wallet, config),
+            Matchmaking(network, market, self._chain, clock, self._wallet, config),
             MetricsInbox(store, config.aspara_dir),
         )
         await channels.recover()

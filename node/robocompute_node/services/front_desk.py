@@ -191,7 +191,7 @@ class FrontDesk:
                 state=state,
                 terms=terms,
                 signed_terms=order.terms,
-                task=order.task,
+                task=order.task if objection is None else b"",
                 job_id=terms.nonce.hex(),
                 ordered_ms=self._clock.now_ms(),
             )

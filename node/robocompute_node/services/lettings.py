@@ -79,8 +79,17 @@ class LettingRecord(msgspec.Struct, frozen=True, kw_only=True):
             ProviderPhase.NEVER_LEASED,
         )
 
+    @property
+    def signed_until_ms(self) -> Millis:
+        """The end of its last tick: until then its slots are not let to another payer."""
+        return Millis(0 if self.tick is None else self.tick.end_s * 1000)
+
 
 LETTINGS: Final = Table("lettings/1", LettingRecord)
+LIVE: Final = Table("lettings-live/1", bool)
+"""Agreements that something is still to be done for, or whose last tick is not over."""
+JOBS: Final = Table("lettings-jobs/1", bytes)
+"""Job id → agreement: a nonce is used once, whoever draws it."""
 
 
 class Lettings:
@@ -106,10 +115,13 @@ class Lettings:
         self._earnings = earnings
         self._access = access
         self._nursery: trio.Nursery | None = None
-        store.declare(LETTINGS)
-        self._records = {AgreementId(key): record for key, record in store.all(LETTINGS)}
+        store.declare(LETTINGS, LIVE, JOBS)
+        with store.view() as txn:
+            live = [txn.get(LETTINGS, key) for key, _ in txn.scan(LIVE)]
+        records = [record for record in live if record is not None]
+        self._records = {record.state.agreement: record for record in records}
         self.slots = SlotTable.of(slots)
-        for record in self._records.values():
+        for record in sorted(records, key=lambda record: record.signed_until_ms):
             self._take_slots(record)
             if record.over:
                 self.slots = self.slots.release(record.state.agreement)
@@ -118,10 +130,10 @@ class Lettings:
     # --- looking --------------------------------------------------------------------------------
 
     def get(self, agreement: AgreementId) -> LettingRecord | None:
-        return self._records.get(agreement)
+        return self._records.get(agreement) or self._store.get(LETTINGS, agreement)
 
     def has_job(self, job_id: str) -> bool:
-        return any(record.job_id == job_id for record in self._records.values())
+        return self._store.get(JOBS, job_id.encode()) is not None
 
     def running(self) -> tuple[LettingRecord, ...]:
         return tuple(record for record in self._records.values() if not record.over)
@@ -137,7 +149,7 @@ class Lettings:
     async def ended(self, agreement: AgreementId) -> LettingRecord:
         """Return the agreement once it has a receipt or a never-leased statement."""
         while True:
-            record = self._records[agreement]
+            record = self._the(agreement)
             if record.over:
                 return record
             await self.changed(agreement).wait()
@@ -175,7 +187,7 @@ class Lettings:
 
     def grant(self, agreement: AgreementId, earning: EarningRecord) -> LettingRecord:
         """Begin the lease: ledger, slots and first tick are one step."""
-        record = self._records[agreement]
+        record = self._the(agreement)
         earning = msgspec.structs.replace(earning, ledger=earning.ledger.lease(agreement))
         event = LeaseGranted(at_ms=self._clock.now_ms(), prepaid_ms=rules.first_tick(record.terms))
         return self.apply(agreement, event, earning=earning)
@@ -192,7 +204,7 @@ class Lettings:
 
         Raises: IllegalTransition, UnexpectedMessage; then nothing changed.
         """
-        record = self._records[agreement]
+        record = self._the(agreement)
         state, effects = advance(record.state, event)
         record = msgspec.structs.replace(record, state=state, **changes)
         earning_changed = earning is not None
@@ -241,17 +253,34 @@ class Lettings:
         return -(-max(ends, default=Millis(0)) // 1000)
 
     def _write(self, txn: Transaction, record: LettingRecord) -> None:
-        txn.put(LETTINGS, record.state.agreement, record)
-        self._records[record.state.agreement] = record
+        agreement = record.state.agreement
+        txn.put(LETTINGS, agreement, record)
+        txn.put(JOBS, record.job_id.encode(), agreement)
+        if self._is_done_with(record):
+            txn.delete(LIVE, agreement)
+            self._records.pop(agreement, None)
+        else:
+            txn.put(LIVE, agreement, True)
+            self._records[agreement] = record
         if record.over:
             self.slots = self.slots.release(record.state.agreement)
         else:
             self._take_slots(record)
 
+    def _is_done_with(self, record: LettingRecord) -> bool:
+        phases = (ProviderPhase.KEPT, ProviderPhase.NEVER_LEASED)
+        return record.state.phase in phases and record.signed_until_ms < self._clock.now_ms()
+
+    def _the(self, agreement: AgreementId) -> LettingRecord:
+        record = self.get(agreement)
+        assert record is not None
+        return record
+
     def _take_slots(self, record: LettingRecord) -> None:
         indices = tuple(i for i in indices_of(record.terms.slots) if i in self.slots.slots)
-        until = Millis(0 if record.tick is None else record.tick.end_s * 1000)
-        self.slots = self.slots.let(indices, record.state.agreement, record.terms.payer, until)
+        self.slots = self.slots.let(
+            indices, record.state.agreement, record.terms.payer, record.signed_until_ms
+        )
 
     def _act(self, record: LettingRecord, effect: ProviderEffect) -> None:
         agreement = record.state.agreement
@@ -304,6 +333,10 @@ class Lettings:
     def _tidy(self) -> None:
         now = self._clock.now_ms()
         for agreement, record in list(self._records.items()):
+            if self._is_done_with(record):
+                with self._store.transaction() as txn:
+                    self._write(txn, record)
+                continue
             if record.state.phase is ProviderPhase.ENDED and now - record.ended_ms > RETENTION:
                 self.apply(agreement, RetentionPassed())
             earning = self._earnings.get(record.terms.channel)
@@ -318,18 +351,18 @@ class Lettings:
             self._nursery.start_soon(self._run_job, record.state.agreement, run)
 
     async def _run_job(self, agreement: AgreementId, run: JobRun) -> None:
-        record = self._records[agreement]
+        record = self._the(agreement)
         adopted = record.program_started_ms > 0
         end = await run.to_its_end(
             record.task,
             indices_of(record.terms.slots),
-            prepaid=lambda: self._left(self._records[agreement]),
-            reserve=lambda: self._reserve(self._records[agreement]),
+            prepaid=lambda: self._left(self._the(agreement)),
+            reserve=lambda: self._reserve(self._the(agreement)),
             start_deadline=Millis(max(0, record.terms.start_deadline_ms - self.elapsed(record))),
             adopted=adopted,
             started=lambda: self._program_started(agreement),
         )
-        record = self._records[agreement]
+        record = self._the(agreement)
         metered = self.elapsed(record)
         if record.program_started_ms and end.ran_ms is not None:
             before = record.program_started_ms - record.state.started_ms
@@ -364,7 +397,7 @@ class Lettings:
 
     def _program_started(self, agreement: AgreementId) -> None:
         record = msgspec.structs.replace(
-            self._records[agreement], program_started_ms=self._clock.now_ms()
+            self._the(agreement), program_started_ms=self._clock.now_ms()
         )
         with self._store.transaction() as txn:
             self._write(txn, record)

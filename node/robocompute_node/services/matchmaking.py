@@ -9,11 +9,12 @@ from typing import Final
 from robocompute_node.clocks import Clock
 from robocompute_node.config import NodeConfig
 from robocompute_node.core.matching import Match, explain_no_match, rank
+from robocompute_node.core.stake_policy import objection_to_stake
 from robocompute_node.core.tasks import TaskRecord
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.conversation import PeerRefused, expect, say
 from robocompute_node.services.market import Market
-from robocompute_protocol.errors import RemoteProtocolError
+from robocompute_protocol.errors import ChainError, RemoteProtocolError
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
@@ -21,11 +22,19 @@ from robocompute_protocol.messages import (
     Quote,
     QuoteRequest,
 )
+from robocompute_protocol.money import MicroUnits, Millis
+from robocompute_settlement.port import Settlement, StakeView
 
 log = logging.getLogger(__name__)
 
 QUOTE_SECONDS: Final = 5.0
 """A provider that does not answer by then is asked no more for this task."""
+
+
+STAKE_MS: Final = Millis(60_000)
+"""A stake is looked up again after a minute: unbonding takes days."""
+MAX_STAKES: Final = 10_000
+"""Providers whose stakes are remembered: a few megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +54,30 @@ class NotMatched:
     failed: tuple[NodeKey, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KnownStake:
+    """A provider's stake as it was seen on chain."""
+
+    payee: Address
+    stake: StakeView | None
+    slot_stake: MicroUnits
+    seen_ms: Millis
+
+
 class Matchmaking:
     """Finds providers for this node's tasks."""
 
     def __init__(
-        self, network: Network, market: Market, clock: Clock, wallet: Address, config: NodeConfig
+        self,
+        network: Network,
+        market: Market,
+        chain: Settlement,
+        clock: Clock,
+        wallet: Address,
+        config: NodeConfig,
     ) -> None:
+        self._chain = chain
+        self._stakes: dict[NodeKey, _KnownStake] = {}
         self._network = network
         self._market = market
         self._clock = clock
@@ -85,8 +112,14 @@ class Matchmaking:
                     busy += 1
                     continue
                 why = f"{to_base58(provider)} refused: {exc}"
-            except (PeerGone, RemoteProtocolError) as exc:
+            except PeerGone as exc:
                 why = f"{to_base58(provider)} did not answer: {exc}"
+            except RemoteProtocolError as exc:
+                why = f"{to_base58(provider)} is not to be trusted: {exc}"
+            except ChainError as exc:
+                busy += 1
+                log.warning("a provider's stake cannot be looked up: %s", exc)
+                continue
             else:
                 if quote.price_per_hour <= match.price:
                     return Quoted(match, quote)
@@ -111,4 +144,30 @@ class Matchmaking:
             quote = await expect(stream, AgreementMessage, Quote, timeout_s=QUOTE_SECONDS)
         if quote.mint != request.mint:
             raise RemoteProtocolError("a quote in another mint than asked for")
+        await self._check_stake(provider, quote)
         return quote
+
+    async def _check_stake(self, provider: NodeKey, quote: Quote) -> None:
+        """Raises: RemoteProtocolError, ChainError."""
+        known = self._stakes.get(provider)
+        now = self._clock.now_ms()
+        if known is None or now - known.seen_ms > STAKE_MS or known.payee != quote.payee:
+            known = _KnownStake(
+                payee=quote.payee,
+                stake=await self._chain.stake_of(quote.payee, quote.mint),
+                slot_stake=(await self._chain.config()).slot_stake,
+                seen_ms=now,
+            )
+            if len(self._stakes) >= MAX_STAKES:
+                self._stakes.clear()
+            self._stakes[provider] = known
+        objection = objection_to_stake(
+            known.stake,
+            named=quote.stake,
+            node_key=provider,
+            slots=quote.slots,
+            slot_stake=known.slot_stake,
+        )
+        if objection is not None:
+            del self._stakes[provider]
+            raise RemoteProtocolError(f"stake: {objection}", code="stake_short")
