@@ -98,6 +98,9 @@ locked uv setuptools >"$bootstrap"
     --require-hashes --no-deps -r "$bootstrap"
 .venv/bin/uv pip sync --quiet --python .venv/bin/python \
     --require-hashes --no-build-isolation requirements.lock
+# libp2p imports trio_typing when it runs. Its stubs are of a trio of years ago, and a type checker
+# would take them for trio itself, which has had types of its own since.
+rm -rf .venv/lib/python3*/site-packages/trio-stubs
 .venv/bin/uv pip install --quiet --python .venv/bin/python \
     --no-deps --no-build-isolation --editable .
 touch .venv/.ready

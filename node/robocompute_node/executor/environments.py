@@ -62,6 +62,9 @@ _WORDS: Final = 40
 _UV: Final = "/env/uv"
 _TOOLS: Final = "/build"
 _CACHE: Final = "/cache"
+_OWN_CACHE: Final = ".uv-cache"
+"""uv's cache while the base is added to: inside it, since links go no further than one mount. What
+comes this way comes once, and torch kept twice would be 5 GB for nothing."""
 
 
 class BuildFailed(Exception):
@@ -143,7 +146,6 @@ class Environments:
         remove_tree(partial)
         site = f"{BASE}/{self.base.interpreter.site_packages}\n"
         make_venv(partial, self.base.interpreter, pth={"robocompute_base.pth": site})
-        owned = self.base.packages()
         files = {"requirements.txt": "\n".join(wanted.install) + "\n"}
         arguments = ["-r", f"{_TOOLS}/requirements.txt"]
         if wanted.constraints:
@@ -187,7 +189,11 @@ class Environments:
         async with locked(self.base.path.with_name("base.lock")):
             files = {"requirements.txt": "\n".join(packages) + "\n"}
             arguments = ["-r", f"{_TOOLS}/requirements.txt"]
-            await self._install(self.base.path, BASE, arguments, files, progress)
+            try:
+                await self._install(self.base.path, BASE, arguments, files, progress)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(remove_tree, self.base.path / _OWN_CACHE)
             self.base.remember(packages)
 
     async def _install(
@@ -208,22 +214,18 @@ class Environments:
         tools.mkdir(parents=True)
         for name, text in files.items():
             (tools / name).write_text(text)
-        cache = self.root / "cache"
+        for_base = place == BASE
+        cache = venv / _OWN_CACHE if for_base else self.root / "cache"
         cache.mkdir(parents=True, exist_ok=True)
         uid = BUILDER_UID if os.geteuid() == 0 else None
         if uid is not None:
             await trio.to_thread.run_sync(_give, venv, uid)
             os.chown(cache, uid, uid)
         index = package_index.configured(self.environment, self.home)
-        binds = (
-            [*self.base.binds(), Bind(str(uv), _UV)]
-            if place != BASE
-            else [
-                *self.base.interpreter.binds(),
-                Bind(str(uv), _UV),
-            ]
-        )
-        binds += [Bind(str(venv), place, writable=True), Bind(str(cache), _CACHE, writable=True)]
+        binds = self.base.interpreter.binds() if for_base else self.base.binds()
+        binds = [*binds, Bind(str(uv), _UV), Bind(str(venv), place, writable=True)]
+        if not for_base:
+            binds.append(Bind(str(cache), _CACHE, writable=True))
         binds.append(Bind(str(tools), _TOOLS))
         binds += [Bind(str(path), str(path)) for path in index.paths]
         spec = Spec(
@@ -236,12 +238,12 @@ class Environments:
                 "PATH": "/usr/bin:/bin",
                 "HOME": "/tmp",  # noqa: S108 (inside)
                 "LANG": "C.UTF-8",
-                "UV_CACHE_DIR": _CACHE,
+                "UV_CACHE_DIR": f"{place}/{_OWN_CACHE}" if for_base else _CACHE,
                 "UV_NO_CONFIG": "1",
                 "UV_NO_PROGRESS": "1",
                 "UV_PYTHON_DOWNLOADS": "never",
-                # A hard link would make the cache part of the environment.
-                "UV_LINK_MODE": "copy",
+                # A hard link would make a cache that stays part of the environment.
+                "UV_LINK_MODE": "hardlink" if for_base else "copy",
                 **index.env,
             },
             binds=binds,
