@@ -75,6 +75,9 @@ QUOTA_MS: Final = Millis(3_600_000)
 """A quote lets its client upload for an hour, up to the disk it asked for."""
 MAX_QUOTED_PEERS: Final = 4_096
 """Clients whose uploads are expected at once; the oldest quote makes room."""
+NOT_FOR_A_DESK: Final = Refused(
+    code="protocol_remote", message="a client asks for quotes, orders or cancels"
+)
 
 
 @dataclass(slots=True)
@@ -140,7 +143,8 @@ class FrontDesk:
                     case CancelRequest():
                         await self._cancel(stream, request)
                     case _:
-                        raise RemoteProtocolError("a client asks for quotes, orders or cancels")
+                        await say(stream, NOT_FOR_A_DESK)
+                        return
             except RemoteProtocolError as exc:
                 await say(stream, Refused(code=exc.code, message=str(exc)))
                 return

@@ -307,8 +307,10 @@ class Rentals:
     async def _watch_horizon(self, link: RentalLink, scope: trio.CancelScope) -> None:
         """Give the provider up when nothing was heard of it for the horizon."""
         horizon = link.record.terms.horizon_ms
-        while link.silent_ms() <= horizon:
+        while True:
             await trio.sleep(HORIZON_POLL_SECONDS)
+            if link.silent_ms() > horizon:
+                break
         self._book.apply(link.record.state.agreement, HorizonPassed())
         scope.cancel()
 
