@@ -44,6 +44,8 @@ LOOK_AGAIN_SECONDS: Final = 1.0
 """A waiting task looks at the market at least this often."""
 HORIZON_POLL_SECONDS: Final = 0.5
 """How soon a passed horizon is noticed."""
+TELL_UPLOAD_SECONDS: Final = 0.25
+"""Between words about an upload's progress: each is an event in the task's log."""
 RECLAIM_SECONDS: Final = 10.0
 """Between tries to reach a provider that was lost: its receipt turns what was promised to credit."""
 RESULTS_LOST: Final = "RESULTS_LOST"
@@ -227,8 +229,13 @@ class Rentals:
         )
         chunks = (task.spec.upload, *chunks_of(manifest))
 
+        told_at = -TELL_UPLOAD_SECONDS
+
         async def told(sent: int, wanted: int) -> None:
-            self._stage(task.task_id, "uploading", f"{sent} of {wanted} chunks")
+            nonlocal told_at
+            if trio.current_time() - told_at >= TELL_UPLOAD_SECONDS:
+                told_at = trio.current_time()
+                self._stage(task.task_id, "uploading", f"{sent} of {wanted} chunks")
 
         await self._exchange.push(provider, chunks, told=told)
 
