@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
-NOISY: Final = ("httpx", "httpcore", "websockets", "libp2p", "multiaddr", "hpack", "trio-websocket")
+NOISY: Final = (
+    "httpx",
+    "httpcore",
+    "websockets",
+    "libp2p",
+    "multiaddr",
+    "hpack",
+    "trio-websocket",
+)
 """Libraries whose INFO is about themselves."""
 
 
@@ -17,7 +25,9 @@ class TextLines(logging.Formatter):
     """``time level module message``; a traceback follows where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_moment(record)} {record.levelname:<7} {_short(record.name)}: {record.getMessage()}"
+        line = (
+            f"{_moment(record)} {record.levelname:<7} {_short(record.name)}: {record.getMessage()}"
+        )
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from robocompute_protocol.errors import LocalProtocolError, RemoteProtocolError
-from robocompute_protocol.identifiers import Address, AgreementId, NodeKey
 from robocompute_protocol.messages import LeaseTick
-from robocompute_protocol.money import Millis
 from robocompute_protocol.signing import LEASE, SigningKey, verify
+
+if TYPE_CHECKING:
+    from robocompute_protocol.identifiers import Address, AgreementId, NodeKey
+    from robocompute_protocol.money import Millis
 
 _NUMBERS: Final = Struct("<Qqq")
 STATEMENT_BYTES: Final = 128

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from struct import Struct as Packer
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from robocompute_protocol import codec, terms as rules
-from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import LocalProtocolError, RemoteProtocolError
 from robocompute_protocol.identifiers import AgreementId, ChannelId, Digest, digest
 from robocompute_protocol.messages import NeverLeasedBody, Output, Receipt, Signed, Terms
-from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.signing import (
     NEVER_LEASED,
     RECEIPT,
@@ -18,6 +16,10 @@ from robocompute_protocol.signing import (
     open_signed,
     sign_message,
 )
+
+if TYPE_CHECKING:
+    from robocompute_protocol.causes import Cause
+    from robocompute_protocol.money import MicroUnits, Millis
 
 NO_OUTPUT: Final = Digest(bytes(32))
 """The output chain before the first record."""

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from hashlib import sha512
 from itertools import accumulate, count
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robocompute_protocol import codec, leases, limits, receipts, terms, vouchers
 from robocompute_protocol.causes import Cause
@@ -19,6 +18,9 @@ from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, Di
 from robocompute_protocol.messages import Manifest, Output, Terms
 from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.signing import GROUP_ORDER, SigningKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAYER_SEED: Final = bytes(range(32))
 PROVIDER_SEED: Final = bytes(range(32, 64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -25,11 +26,10 @@ from robocompute_protocol.causes import Cause, Side
 from robocompute_protocol.identifiers import Address, Digest, digest
 from robocompute_protocol.messages import Manifest
 from robocompute_protocol.money import MicroUnits, Millis
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
 
 class FakeNodeApi:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import httpx

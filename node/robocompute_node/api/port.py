@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from robocompute_protocol.causes import Cause, Side
 from robocompute_protocol.errors import RoboComputeError
-from robocompute_protocol.identifiers import Digest
-from robocompute_protocol.messages import Manifest, Requirements, Usage
-from robocompute_protocol.money import MicroUnits, Millis
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from robocompute_protocol.causes import Cause, Side
+    from robocompute_protocol.identifiers import Digest
+    from robocompute_protocol.messages import Manifest, Requirements, Usage
+    from robocompute_protocol.money import MicroUnits, Millis
 
 
 class TaskNotFound(RoboComputeError):
@@ -128,7 +131,7 @@ class NodeApi(Protocol):
         ...
 
     async def wallet_balance(self) -> Mapping[str, object]:
-        """JSON-ready: wallet_address, usdc_balance, usdt_balance, sol_balance, available, locked…"""
+        """JSON-ready: wallet_address, usdc_balance, usdt_balance, sol_balance, available, locked."""
         ...
 
     def offers(self) -> list[Mapping[str, object]]:

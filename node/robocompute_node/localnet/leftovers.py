@@ -24,7 +24,8 @@ END_SECONDS: Final = 10.0
 
 async def end_jobs(folder: Path, tell: Callable[[str], None]) -> None:
     """Stop what still runs below ``folder``/<node>/jobs; its providers account for it when woken."""
-    for jobs in sorted(folder.glob("*/jobs")):
+    found = await trio.to_thread.run_sync(lambda: sorted(folder.glob("*/jobs")))
+    for jobs in found:
         executor = BubblewrapExecutor(data=jobs.parent, blobs=FileBlobStore(jobs.parent / "blobs"))
         for job_id in executor.jobs():
             if (await executor.status(job_id)).state in (JobState.RUNNING, JobState.FROZEN):

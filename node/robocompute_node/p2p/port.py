@@ -7,11 +7,13 @@ reaches nobody else.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from robocompute_protocol.errors import RoboComputeError
 from robocompute_protocol.identifiers import NodeKey
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
 
 
 class PeerGone(RoboComputeError):
