@@ -1,0 +1,43 @@
+"""Worlds of real processes: one to share, one to maltreat, and bare ones for those that end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from whole_world import LONG_HORIZON_S, WholeWorld, found_world
+
+Found = Callable[..., WholeWorld]
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Generator[WholeWorld]:
+    """A world that tests share: none of them ends a process of it."""
+    with found_world(tmp_path_factory.mktemp("calm"), pauper=True) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def rough(tmp_path_factory: pytest.TempPathFactory) -> Generator[WholeWorld]:
+    """A world whose processes are killed, and started again by the test that did it."""
+    folder = tmp_path_factory.mktemp("rough")
+    with found_world(folder, horizon_s=LONG_HORIZON_S) as world:
+        yield world
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Generator[Found]:
+    """Found a world for this test alone."""
+    with ExitStack() as worlds:
+
+        def make(*, close_lost_after_s: int) -> WholeWorld:
+            world = found_world(tmp_path / "own", close_lost_after_s=close_lost_after_s)
+            return worlds.enter_context(world)
+
+        yield make

@@ -1,0 +1,66 @@
+"""Clients that vanish, and clients that come back in time."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+from whole_world import wait_until
+
+if TYPE_CHECKING:
+    from whole_world import WholeWorld
+
+pytestmark = pytest.mark.world
+
+COUNTS = """
+import sys, time
+for number in range(int(sys.argv[1])):
+    print("line", number, flush=True)
+    time.sleep(0.1)
+sys.exit(5)
+"""
+
+
+def test_a_client_that_comes_back_in_time_misses_no_line(rough: WholeWorld) -> None:
+    running = rough.chisel(rough.job_folder(COUNTS), "python", "job.py", "100")
+    running.saw(b"line 10\n")
+    rough.kill("client-1")
+    rough.start("client-1")
+    ran = running.end()
+    assert ran.stdout == b"".join(b"line %d\n" % number for number in range(100))
+    assert ran.status == 5, ran.stderr
+    task = rough.newest_task()
+    assert (task["cause"], task["exit_code"]) == ("exited", 5)
+    rough.slots_free()
+    rough.settled()
+    assert rough.books().surplus == 0
+
+
+def test_a_client_that_vanishes_has_its_job_frozen_then_ended_and_pays_what_it_signed(
+    rough: WholeWorld,
+) -> None:
+    rough.settled()
+    before = rough.provider()["earnings"]
+    running = rough.chisel(rough.job_folder(COUNTS), "python", "job.py", "600")
+    running.saw(b"line 10\n")
+    rough.kill("client-1")
+    wait_until(
+        "the job frozen in its reserve",
+        lambda: [job["stage"] for job in rough.provider()["jobs"]] == ["frozen"],
+    )
+    (job,) = rough.provider()["jobs"]
+    rough.slots_free()
+    wait_until("the end of the supervisor", lambda: not rough.supervisors())
+    running.kill()
+    after = rough.settled()
+    prepaid = Decimal(36) * job["prepaid_ms"] / 3_600_000
+    earned = Decimal(after["earned"]) - Decimal(before["earned"])
+    assert earned == prepaid
+    assert Decimal(after["settled"]) == Decimal(after["earned"])
+    rough.start("client-1")
+    wait_until("the end of the task", lambda: rough.newest_task()["ended_at"])
+    task = rough.newest_task()
+    assert task["cause"] == "client_lost"
+    assert Decimal(task["cost"]) == earned
+    assert rough.books().surplus == 0

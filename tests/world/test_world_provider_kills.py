@@ -1,0 +1,127 @@
+"""Providers that vanish, come back, or are stopped while they have work."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from whole_world import HORIZON_S, PRICE, kill, wait_until
+
+if TYPE_CHECKING:
+    from conftest import Found
+    from whole_world import WholeWorld
+
+pytestmark = pytest.mark.world
+
+COUNTS = """
+import sys, time
+for number in range(int(sys.argv[1])):
+    print("line", number, flush=True)
+    time.sleep(0.1)
+"""
+
+
+def counted(lines: int) -> bytes:
+    return b"".join(b"line %d\n" % number for number in range(lines))
+
+
+def test_a_provider_that_vanishes_costs_nothing_and_the_money_comes_back(found: Found) -> None:
+    world = found(close_lost_after_s=HORIZON_S)
+    wealth = world.wealth("client-1")
+    running = world.chisel(world.job_folder(COUNTS), "python", "job.py", "600")
+    running.saw(b"line 20\n")
+    supervisors = world.supervisors()
+    assert supervisors
+    world.kill("provider-1")
+    for supervisor in supervisors:
+        kill(supervisor)
+    ran = running.end()
+    task = world.newest_task()
+    assert ran.status == 75
+    assert (task["cause"], task["ended_by"]) == ("provider_lost", "provider")
+    told = ran.stderr
+    assert "ended by the provider" in told
+    assert "cost 0.000000" in told
+    held = Decimal(task["prepaid"])
+    assert f"{held} was signed to the provider and not used" in told
+    assert 0 < held <= PRICE * 12 * HORIZON_S / 3_600
+
+    def came_back() -> bool:
+        balance = world.sdk().wallet.get_balance()
+        return Decimal(balance["locked"]) == 0 and Decimal(balance["available"]) == 100
+
+    wait_until("the channel's rest in the balance", came_back)
+    assert world.wealth("client-1") == wealth
+    world.start("provider-1")
+    books = world.books()
+    assert (books.surplus, books.channels, books.fees_owed) == (0, 0, 0)
+
+
+def test_a_provider_that_is_killed_and_comes_back_goes_on_with_the_job(rough: WholeWorld) -> None:
+    running = rough.chisel(rough.job_folder(COUNTS), "python", "job.py", "100")
+    running.saw(b"line 10\n")
+    (supervisor,) = rough.supervisors()
+    rough.kill("provider-1")
+    assert supervisor.exists()
+    rough.start("provider-1")
+    ran = running.end()
+    assert ran.status == 0, ran.stderr
+    assert ran.stdout == counted(100)
+    assert rough.newest_task()["cause"] == "exited"
+    rough.settled()
+    assert rough.books().surplus == 0
+
+
+def test_a_provider_that_is_stopped_leaves_its_job_running_and_adopts_it(
+    rough: WholeWorld,
+) -> None:
+    running = rough.chisel(rough.job_folder(COUNTS), "python", "job.py", "100")
+    running.saw(b"line 10\n")
+    (supervisor,) = rough.supervisors()
+    assert rough.terminate("provider-1")
+    assert Path(f"/proc/{supervisor.name}").exists()
+    rough.start("provider-1")
+    ran = running.end()
+    assert ran.status == 0, ran.stderr
+    assert ran.stdout == counted(100)
+    rough.slots_free()
+
+
+def test_a_provider_that_is_stopped_idle_withdraws_its_offer_and_has_settled(
+    rough: WholeWorld,
+) -> None:
+    ran, _ = rough.run("print('short')")
+    assert ran.status == 0, ran.stderr
+    wait_until("the offer", lambda: len(rough.sdk().offers()) == 1)
+    assert rough.terminate("provider-1")
+    wait_until("no offer", lambda: not rough.sdk().offers())
+    rough.start("provider-1")
+    earnings = rough.provider()["earnings"]
+    assert Decimal(earnings["unsettled"]) == 0
+    assert Decimal(earnings["earned"]) > 0
+    wait_until("the offer again", lambda: len(rough.sdk().offers()) == 1)
+
+
+def test_tasks_and_receipts_are_there_after_every_process_was_started_again(
+    rough: WholeWorld,
+) -> None:
+    ran, _ = rough.run("print('kept')")
+    assert ran.status == 0, ran.stderr
+    rough.settled()
+    tasks = rough.sdk().tasks.list()
+    receipt = rough.sdk().tasks.receipt(tasks[0].task_id)
+    assert receipt is not None
+    for name in ("client-1", "provider-1", "chain"):
+        assert rough.terminate(name)
+    for name in ("chain", "provider-1", "client-1"):
+        rough.start(name)
+    again = rough.sdk().tasks.list()
+    assert again == tasks
+    assert rough.sdk().tasks.receipt(tasks[0].task_id) == receipt
+    logs = rough.sdk().tasks.get_logs(tasks[0].task_id)
+    assert isinstance(logs, dict)
+    assert [line["message"] for line in logs["logs"]] == ["kept"]
+    assert rough.books().surplus == 0
+    wait_until("the offer", lambda: len(rough.sdk().offers()) == 1)
