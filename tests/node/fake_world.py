@@ -40,6 +40,7 @@ from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.store import Store, Transaction
+from robocompute_protocol.errors import RoboComputeError
 from robocompute_protocol.identifiers import Address, NodeKey, digest
 from robocompute_protocol.messages import CLASSES, FileEntry, Manifest, Offer, Requirements
 from robocompute_protocol.money import MicroUnits, Millis
@@ -98,7 +99,7 @@ class FakeNode:
     lettings: Lettings
     desk: FrontDesk
     exchange: BlobExchange
-    _scope: trio.CancelScope
+    _ground: trio.Nursery
 
     def __init__(
         self, world: World, name: str, settings: ClientSettings | ProviderSettings, script: Script
@@ -147,14 +148,13 @@ class FakeNode:
         self.store = CuttableStore(self.folder / "store", after=cut_after)
         self.down, self.was_cut, started = trio.Event(), False, False
         try:
-            with trio.CancelScope() as self._scope:
-                async with trio.open_nursery() as ground:
-                    self.network = FakeNetwork(self.world.hub, self.key.node_key)
-                    await ground.start(self.network.run)
-                    self.world.introduce(self.network)
-                    await self._start(ground)
-                    started = True
-                    task_status.started()
+            async with trio.open_nursery() as self._ground:
+                self.network = FakeNetwork(self.world.hub, self.key.node_key)
+                await self._ground.start(self.network.run)
+                self.world.introduce(self.network)
+                await self._start(self._ground)
+                started = True
+                task_status.started()
         except* PowerCut:
             self.was_cut = True
         finally:
@@ -167,7 +167,7 @@ class FakeNode:
 
     async def kill(self) -> None:
         """End the process, as SIGKILL would."""
-        self._scope.cancel()
+        self._ground.cancel_scope.cancel()
         await self.down.wait()
 
     async def _start(self, services: trio.Nursery) -> None:
@@ -274,26 +274,47 @@ class FakeNode:
     async def submit(
         self, *argv: str, wait: bool = False, files: Sequence[tuple[str, bytes]] = (), key: str = ""
     ) -> str:
-        """Create a task; return its id."""
+        """Create a task; return its id, or "" where the power was cut meanwhile."""
         entries = tuple(
             FileEntry(path=path, mode=0o644, size=len(data), chunks=(self.blobs.put(data),))
             for path, data in files
         )
-        view = await self.api.create_task(
-            NewTask(
-                name="job",
-                argv=argv or ("true",),
-                env=(),
-                requirements=SMALL,
-                upload=Manifest(files=entries),
-                requirements_file=None,
-                max_price_per_hour=None,
-                timeout=Millis(3_600_000),
-                wait=wait,
-                idempotency_key=key or None,
-            )
+        task = NewTask(
+            name="job",
+            argv=argv or ("true",),
+            env=(),
+            requirements=SMALL,
+            upload=Manifest(files=entries),
+            requirements_file=None,
+            max_price_per_hour=None,
+            timeout=Millis(3_600_000),
+            wait=wait,
+            idempotency_key=key or None,
         )
-        return view.task_id
+        created: list[TaskView] = []
+        failed: list[RoboComputeError] = []
+        answered = trio.Event()
+
+        async def create() -> None:
+            try:
+                created.append(await self.api.create_task(task))
+            except RoboComputeError as exc:
+                failed.append(exc)
+            answered.set()
+
+        self._ground.start_soon(create)  # in the node's process: a power cut ends it there
+        async with trio.open_nursery() as nursery:
+
+            async def until_down() -> None:
+                await self.down.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_down)
+            await answered.wait()
+            nursery.cancel_scope.cancel()
+        for exc in failed:
+            raise exc
+        return created[0].task_id if created else ""
 
     async def until_ended(self, task_id: str, *, within_s: float = 3_600) -> TaskView:
         with trio.fail_after(within_s):

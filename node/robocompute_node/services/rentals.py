@@ -148,7 +148,10 @@ class Rentals:
         )
         try:
             channel = await self._fund_and_upload(task, found)
-        except* (PeerGone, PeerRefused, RemoteProtocolError) as exc:
+        except* PeerGone as exc:
+            log.info("provider went away after the quote: %s", _first(exc))
+            self._matchmaking.away(found.match.offer.provider)
+        except* (PeerRefused, RemoteProtocolError) as exc:
             log.warning("provider left out after the quote: %s", _first(exc))
             self._avoid(task, found.match.offer.provider)
         except* InsufficientFunds as exc:
