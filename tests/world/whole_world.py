@@ -342,9 +342,19 @@ class WholeWorld:
     # --- money ----------------------------------------------------------------------------------
 
     def books(self) -> Books:
-        """The program's books as the chain and the nodes tell them."""
+        """The program's books as the chain and the nodes tell them, of one moment.
+
+        They are read account by account, and the provider settles when it likes: books that read
+        the same twice were not written in between.
+        """
+        last = self._read_books()
+        while (books := self._read_books()) != last:
+            last = books
+        return books
+
+    def _read_books(self) -> Books:
         names = [node.name for node in self.record.nodes]
-        locked = [self.sdk(name).wallet.get_balance()["locked"] for name in names]
+        locked = [str(self.sdk(name).wallet.get_balance()["locked"]) for name in names]
         data = [self.data(name) for name in names]
         return trio.run(read_books, self._world.folder, self.record.rpc_url, data, locked)
 
@@ -357,9 +367,9 @@ class WholeWorld:
     def settled(self) -> dict[str, Any]:
         """Wait until the provider has settled what it earned; return its earnings."""
 
-        def look() -> dict[str, Any] | None:
-            earnings = self.provider()["earnings"]
-            return earnings if Decimal(earnings["unsettled"]) == 0 else None
+        def look() -> dict[str, Any]:
+            earnings: dict[str, Any] = self.provider()["earnings"]
+            return earnings if Decimal(earnings["unsettled"]) == 0 else {}
 
         return wait_until("everything settled", look)
 
