@@ -82,7 +82,7 @@ def start_afresh() -> None:
 def put_torch_in() -> None:
     """Fill the provider's base runtime, which is kept outside of the world for the next time."""
     heading("Torch for the jobs' base runtime (about 5 GB the first time)")
-    command = [*NODE, "runtime", "add", "torch", "--data", str(TORCH_HOME)]
+    command = [*NODE, "runtime", "add", "torch", "numpy", "--data", str(TORCH_HOME)]
     run(command, "torch could not be installed")
     provider = WORLD / "provider-1"
     provider.mkdir(parents=True, mode=0o700)

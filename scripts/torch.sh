@@ -9,5 +9,5 @@ home=$1
 
 mkdir -p "$home"
 echo "torch: adding torch to the jobs' base runtime in $home (about 5 GB the first time)"
-ROBOCOMPUTE_HOME=$home .venv/bin/robocompute-node runtime add torch
+ROBOCOMPUTE_HOME=$home .venv/bin/robocompute-node runtime add torch numpy
 touch "$home/.ready"
