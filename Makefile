@@ -43,7 +43,7 @@ endif
 check: setup  ## lint, format, types, arrows, lock, documentation
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m pyright
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 	.venv/bin/lint-imports
 	scripts/lock.sh --check
 	$(PYTHON) -m pytest -q tests/repo
