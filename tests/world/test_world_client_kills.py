@@ -64,3 +64,16 @@ def test_a_client_that_vanishes_has_its_job_frozen_then_ended_and_pays_what_it_s
     assert task["cause"] == "client_lost"
     assert Decimal(task["cost"]) == earned
     assert rough.books().surplus == 0
+
+
+def test_a_client_killed_as_soon_as_it_took_a_task_runs_it_once(rough: WholeWorld) -> None:
+    running = rough.chisel(rough.job_folder(COUNTS), "--verbose", "python", "job.py", "10")
+    running.said("chisel: task ")
+    rough.kill("client-1")
+    rough.start("client-1")
+    ran = running.end()
+    assert ran.status == 5, ran.stderr
+    assert ran.stdout == b"".join(b"line %d\n" % number for number in range(10))
+    rough.slots_free()
+    rough.settled()
+    assert rough.books().surplus == 0

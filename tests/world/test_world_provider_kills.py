@@ -125,3 +125,48 @@ def test_tasks_and_receipts_are_there_after_every_process_was_started_again(
     assert [line["message"] for line in logs["logs"]] == ["kept"]
     assert rough.books().surplus == 0
     wait_until("the offer", lambda: len(rough.sdk().offers()) == 1)
+
+
+def test_a_provider_that_returns_too_late_gives_what_it_was_promised_back_as_credit(
+    found: Found,
+) -> None:
+    world = found(close_lost_after_s=3_600)
+    wealth = world.wealth("client-1")
+    running = world.chisel(world.job_folder(COUNTS), "python", "job.py", "600")
+    running.saw(b"line 10\n")
+    supervisors = world.supervisors()
+    world.kill("provider-1")
+    for supervisor in supervisors:
+        kill(supervisor)
+    assert running.end().status == 75
+    lost = world.newest_task()
+    held = Decimal(lost["prepaid"])
+    assert held > 0
+    world.start("provider-1")
+    receipt = wait_until("the receipt", lambda: world.sdk().tasks.receipt(lost["task_id"]))
+    assert (receipt.cause, Decimal(receipt.amount)) == ("unknown", 0)
+    assert Decimal(receipt.channel["credit"]) == Decimal(receipt.channel["cumulative"])
+    assert Decimal(receipt.channel["credit"]) == held
+    again = world.sdk().tasks.get(lost["task_id"])
+    assert "credit" in again["message"]
+    ran, _ = world.run("print('on credit')")
+    assert ran.stdout == b"on credit\n", ran.stderr
+    paid = world.sdk().tasks.receipt(world.newest_task()["task_id"])
+    assert paid is not None
+    assert Decimal(paid.channel["cumulative"]) == held
+    assert Decimal(paid.channel["credit"]) == held - Decimal(paid.amount)
+    world.settled()
+    assert wealth - world.wealth("client-1") == Decimal(paid.amount) * 1_000_000
+    assert world.books().surplus == 0
+
+
+def test_a_provider_killed_as_soon_as_it_has_the_order_runs_it_once(rough: WholeWorld) -> None:
+    running = rough.chisel(rough.job_folder(COUNTS), "--verbose", "python", "job.py", "20")
+    running.said("ordering")
+    rough.kill("provider-1")
+    rough.start("provider-1")
+    ran = running.end()
+    assert ran.status == 0, ran.stderr
+    assert ran.stdout == counted(20)
+    rough.settled()
+    assert rough.books().surplus == 0
