@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,7 +100,7 @@ class TaskLog:
         last = min(len(self._offsets), after + limit)
         return [self._entry(number) for number in range(max(1, after + 1), last + 1)]
 
-    async def follow(self, *, after: int) -> AsyncIterator[TaskEvent]:
+    async def follow(self, *, after: int) -> AsyncGenerator[TaskEvent]:
         """Events above ``after``, waiting for more until "ended" was given."""
         self.readers += 1
         try:

@@ -7,7 +7,7 @@ moment, also right after any of its writes to disk, and started again on what it
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ import trio
 from robocompute_node.api.port import NewTask, TaskView
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.clocks import Clock
-from robocompute_node.config import ChainSettings, ClientSettings, NodeConfig, NodeSettings, ProviderSettings, Role
+from robocompute_node.config import (
+    ChainSettings,
+    ClientSettings,
+    NodeConfig,
+    NodeSettings,
+    ProviderSettings,
+    Role,
+)
 from robocompute_node.core.channel_policy import ChannelDemand
 from robocompute_node.core.offer_book import OfferBook
 from robocompute_node.executor.fake import FakeExecutor, Script
@@ -272,7 +279,11 @@ class FakeNode:
     # --- what an owner does ---------------------------------------------------------------------
 
     async def submit(
-        self, *argv: str, wait: bool = False, files: Sequence[tuple[str, bytes]] = (), key: str = ""
+        self,
+        *argv: str,
+        wait: bool = False,
+        files: Sequence[tuple[str, bytes]] = (),
+        key: str = "",
     ) -> str:
         """Create a task; return its id, or "" where the power was cut meanwhile."""
         entries = tuple(
@@ -318,15 +329,17 @@ class FakeNode:
 
     async def until_ended(self, task_id: str, *, within_s: float = 3_600) -> TaskView:
         with trio.fail_after(within_s):
-            async for _ in self.api.events(task_id, after=0):
-                pass
+            async with aclosing(self.api.events(task_id, after=0)) as events:
+                async for _ in events:
+                    pass
         return self.api.task(task_id)
 
     async def until_stage(self, task_id: str, stage: str, *, within_s: float = 3_600) -> None:
         with trio.fail_after(within_s):
-            async for event in self.api.events(task_id, after=0):
-                if event.kind == "stage" and event.data["stage"] == stage:
-                    return
+            async with aclosing(self.api.events(task_id, after=0)) as events:
+                async for event in events:
+                    if event.kind == "stage" and event.data["stage"] == stage:
+                        return
         raise AssertionError(f"the task ended without being {stage}")
 
     def printed(self, task_id: str) -> list[str]:

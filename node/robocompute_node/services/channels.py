@@ -94,6 +94,7 @@ class ChannelKeeper:
             for key, record in store.all(CHANNELS)
         }
         self._funding = trio.Lock()
+        self._closing = trio.Lock()
         self._final: dict[ChannelId, int] = {}
 
     # --- what is there --------------------------------------------------------------------------
@@ -104,11 +105,15 @@ class ChannelKeeper:
     def all(self) -> tuple[ChannelRecord, ...]:
         return tuple(self._records.values())
 
-    def open_with(self, payee: Address, payee_node: NodeKey) -> ChannelRecord | None:
-        """The channel jobs with this provider are paid through, if there is one."""
+    def open_with(
+        self, payee: Address, payee_node: NodeKey, *, min_challenge_s: int
+    ) -> ChannelRecord | None:
+        """The channel jobs with this provider are paid through, if there is one it accepts."""
         for record in self._records.values():
-            if (record.payee, record.payee_node) == (payee, payee_node) and (
-                record.phase is ChannelPhase.OPEN
+            if (
+                (record.payee, record.payee_node) == (payee, payee_node)
+                and record.phase is ChannelPhase.OPEN
+                and record.challenge_s >= min_challenge_s
             ):
                 return record
         return None
@@ -156,12 +161,12 @@ class ChannelKeeper:
             ChainError: the chain did not take it; calling again is safe.
         """
         async with self._funding:
-            record = self.open_with(payee, payee_node)
-            if record is not None and record.challenge_s >= min_challenge_s:
-                if record.spare < needed:
-                    record = await self._top_up(record, needed)
-                return record
-            return await self._open(payee, payee_node, needed, min_challenge_s)
+            record = self.open_with(payee, payee_node, min_challenge_s=min_challenge_s)
+            if record is None:
+                return await self._open(payee, payee_node, needed, min_challenge_s)
+            if record.spare < needed:
+                await self._top_up(record.channel, needed)
+            return self.get(record.channel)
 
     async def cover(self, channel: ChannelId, more: MicroUnits) -> None:
         """Top the channel up where ``more`` cannot be promised on it as it is.
@@ -169,9 +174,8 @@ class ChannelKeeper:
         Raises: InsufficientFunds, ChainError.
         """
         async with self._funding:
-            record = self.get(channel)
-            if record.spare < more:
-                await self._top_up(record, more)
+            if self.get(channel).spare < more:
+                await self._top_up(channel, more)
 
     async def is_final(self, channel: ChannelId, total: MicroUnits) -> bool:
         """Whether the channel's finalized deposit carries ``total``. A yes is remembered.
@@ -183,18 +187,20 @@ class ChannelKeeper:
             self._final[channel] = 0 if view is None else view.deposit
         return total <= self._final[channel]
 
-    async def _top_up(self, record: ChannelRecord, needed: MicroUnits) -> ChannelRecord:
-        missing = MicroUnits(needed - record.spare)
+    async def _top_up(self, channel: ChannelId, needed: MicroUnits) -> None:
+        view = await self._chain.channel(channel)
+        if view is None:
+            raise ChainBusy("the payment channel is not on the chain that the node sees")
+        # An earlier top-up whose outcome was not known may have arrived.
+        spare = self._change(channel, deposit=view.deposit).spare
+        if spare >= needed:
+            return
+        missing = MicroUnits(needed - spare)
         available = await self._available()
         self._require(missing, available)
         amount = MicroUnits(min(available, max(missing, self._config.client.channel_deposit)))
-        view = await self._chain.channel(record.channel)
-        if view is None:
-            raise ChainBusy("the payment channel is not on the chain that the node sees")
         await self._chain.top_up(channel=view, amount=amount)
-        return self._save(
-            msgspec.structs.replace(record, deposit=MicroUnits(view.deposit + amount))
-        )
+        self._change(channel, deposit=MicroUnits(view.deposit + amount))
 
     async def _open(
         self, payee: Address, payee_node: NodeKey, needed: MicroUnits, min_challenge_s: int
@@ -232,10 +238,17 @@ class ChannelKeeper:
             )
         except ChainUnknown:
             await self._chain.wait_for_channel(channel, timeout_s=CONFIRM_SECONDS)
-        except (ChainRefused, ChainBusy):
+        except ChainBusy:
             self._forget(record)
             raise
-        return self._save(msgspec.structs.replace(record, phase=ChannelPhase.OPEN))
+        except ChainRefused:
+            # Refused may be a second try whose first one arrived after all: then it is open.
+            view = await self._chain.channel(channel)
+            if view is None or view.voucher_key != self._key.node_key:
+                self._forget(record)
+                raise
+            return self._change(channel, phase=ChannelPhase.OPEN, deposit=view.deposit)
+        return self._change(channel, phase=ChannelPhase.OPEN)
 
     async def recover(self) -> None:
         """After a restart: find out what became of channels that were being opened.
@@ -248,11 +261,7 @@ class ChannelKeeper:
                 if view is None:
                     self._forget(record)
                 else:
-                    self._save(
-                        msgspec.structs.replace(
-                            record, phase=ChannelPhase.OPEN, deposit=view.deposit
-                        )
-                    )
+                    self._change(record.channel, phase=ChannelPhase.OPEN, deposit=view.deposit)
 
     # --- promises -------------------------------------------------------------------------------
 
@@ -311,7 +320,8 @@ class ChannelKeeper:
         while True:
             for record in self.all():
                 try:
-                    await self._look_after(record)
+                    async with self._closing:
+                        await self._look_after(record)
                 except ChainBusy as exc:
                     log.warning("channel not closed yet, will retry: %s", exc)
                 except ChainError as exc:
@@ -322,28 +332,35 @@ class ChannelKeeper:
         if record.phase is ChannelPhase.OPEN:
             unheard = self._clock.now_ms() - record.last_seen_ms
             if unheard > self._config.client.close_lost_after_s * 1000:
-                await self.request_close(record.channel)
+                self._change(record.channel, phase=ChannelPhase.CLOSING)
         elif record.phase is ChannelPhase.CLOSING:
             view = await self._chain.channel(record.channel)
             if view is None:
-                self._save(msgspec.structs.replace(record, phase=ChannelPhase.CLOSED))
-            elif record.close_at_s == 0:
-                self._save(msgspec.structs.replace(record, close_at_s=view.close_at_s))
+                self._change(record.channel, phase=ChannelPhase.CLOSED)
+            elif not view.closing:
+                await self._chain.request_close(view)
+            elif record.close_at_s != view.close_at_s:
+                self._change(record.channel, close_at_s=view.close_at_s)
             elif self._clock.now_ms() >= record.close_at_s * 1000:
                 await self._chain.finalize_close(view)
-                self._save(msgspec.structs.replace(record, phase=ChannelPhase.CLOSED))
+                self._change(record.channel, phase=ChannelPhase.CLOSED)
                 log.info("channel closed, its rest is in the balance again")
 
     async def request_close(self, channel: ChannelId) -> ChannelView | None:
         """Ask the chain to close; from now on nothing more is promised on this channel."""
-        record = self._save(msgspec.structs.replace(self.get(channel), phase=ChannelPhase.CLOSING))
-        view = await self._chain.channel(channel)
-        if view is not None and not view.closing:
-            await self._chain.request_close(view)
+        self._change(channel, phase=ChannelPhase.CLOSING)
+        async with self._closing:
             view = await self._chain.channel(channel)
-        if view is not None:
-            self._save(msgspec.structs.replace(record, close_at_s=view.close_at_s))
-        return view
+            if view is not None and not view.closing:
+                await self._chain.request_close(view)
+                view = await self._chain.channel(channel)
+            if view is not None:
+                self._change(channel, close_at_s=view.close_at_s)
+            return view
+
+    def _change(self, channel: ChannelId, **changes: object) -> ChannelRecord:
+        """Replace fields of the record as it is now: others may have changed it since it was read."""
+        return self._save(msgspec.structs.replace(self.get(channel), **changes))
 
     def _save(self, record: ChannelRecord) -> ChannelRecord:
         with self._store.transaction() as txn:

@@ -137,7 +137,7 @@ class FrontDesk:
             try:
                 match request:
                     case QuoteRequest():
-                        await say(stream, self._quote(stream.peer, request))
+                        await say(stream, self.quote(stream.peer, request))
                     case Order():
                         await self._take_order(stream, request)
                     case CancelRequest():
@@ -149,7 +149,8 @@ class FrontDesk:
                 await say(stream, Refused(code=exc.code, message=str(exc)))
                 return
 
-    def _quote(self, peer: NodeKey, request: QuoteRequest) -> Quote | Refused:
+    def quote(self, peer: NodeKey, request: QuoteRequest) -> Quote | Refused:
+        """Answer what this would cost, and hold the slots for a moment."""
         unmet = misfit(self._offer, request.requirements, None)
         if unmet is not None:
             return Refused(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -231,7 +231,7 @@ class OwnerApi:
             parts.tasks.cancelled(task_id).set()
         return self.task(task_id)
 
-    def events(self, task_id: str, *, after: int) -> AsyncIterator[TaskEvent]:
+    def events(self, task_id: str, *, after: int) -> AsyncGenerator[TaskEvent]:
         return self._parts.tasks.events(task_id, after=after)
 
     def logs(self, task_id: str, *, lines: int, start: int | None) -> list[Mapping[str, object]]:

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from robocompute_node.api.port import InsufficientFunds
 from robocompute_node.clocks import Clock
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone
 from robocompute_node.services.channels import ChannelKeeper
@@ -65,6 +66,8 @@ PAY_SECONDS: Final = 10.0
 """A voucher that is not answered by then is sent again."""
 FINALITY_SECONDS: Final = 1.0
 """Between looks at a deposit that is about to become final: that takes about 13 s in all."""
+FUND_AHEAD: Final = Millis(30_000)
+"""A channel is topped up this long before its deposit is used up: twice what finality takes."""
 FEED_HOLDS_MS: Final = 2_000
 """A feed that stays open this long is a working one; one that breaks at once, again and again, is
 no better than none."""
@@ -259,20 +262,45 @@ class RentalLink:
                     await trio.sleep(FINALITY_SECONDS)
 
     async def _carried(self, total: Millis) -> Millis:
-        """Cap ``total`` at the minute that a deposit carries before it is final."""
+        """Cap ``total`` at the minute that a deposit carries before it is final.
+
+        The channel is topped up so long ahead that a job on its way is not held up by finality.
+        """
         record = self.record
-        if total <= limits.CONFIRMED_CARRIES:
-            return total
-        channel = record.terms.channel
-        needed = self._channels.get(channel).ledger.cumulative_with(
-            self._agreement, rules.prepaid_amount(record.terms, total)
-        )
         try:
-            if await self._channels.is_final(channel, needed):
+            await self._fund_ahead(total)
+            if total <= limits.CONFIRMED_CARRIES:
                 return total
+            needed = self._channels.get(record.terms.channel).ledger.cumulative_with(
+                self._agreement, rules.prepaid_amount(record.terms, total)
+            )
+            if await self._channels.is_final(record.terms.channel, needed):
+                return total
+        except InsufficientFunds as exc:
+            self._cannot_pay(exc)
         except ChainError as exc:
-            log.warning("finality of the deposit not known: %s", exc)
-        return limits.CONFIRMED_CARRIES
+            log.warning("the deposit cannot be looked after: %s", exc)
+        return min(total, limits.CONFIRMED_CARRIES)
+
+    async def _fund_ahead(self, total: Millis) -> None:
+        """Lock what ``total`` costs, and where there is money, what the time after it will.
+
+        Raises: InsufficientFunds, ChainError.
+        """
+        try:
+            await self._cover(Millis(total + FUND_AHEAD))
+        except InsufficientFunds:
+            await self._cover(total)
+
+    async def _cover(self, total: Millis) -> None:
+        terms = self.record.terms
+        ledger = self._channels.get(terms.channel).ledger
+        amount = rules.prepaid_amount(terms, total)
+        more = MicroUnits(max(0, amount - ledger.paid(self._agreement)))
+        await self._channels.cover(terms.channel, more)
+
+    def _cannot_pay(self, why: RoboComputeError) -> None:
+        self._sink.stage(Stage(stage="running", detail=f"cannot pay on: {why}"))
 
     async def _extend(self, stream: FrameStream, total: Millis) -> None:
         _, effects = self._book.apply(self._agreement, ExtensionFellDue(prepaid_ms=total))
@@ -282,7 +310,7 @@ class RentalLink:
             try:
                 message = await self._voucher_for(effect.prepaid_ms)
             except RoboComputeError as exc:
-                self._sink.stage(Stage(stage="running", detail=f"cannot pay on: {exc}"))
+                self._cannot_pay(exc)
                 await trio.sleep(RETRY_LAST_SECONDS)
                 return
             await say(stream, message)
@@ -307,9 +335,7 @@ class RentalLink:
         """
         terms = self.record.terms
         amount = rules.prepaid_amount(terms, prepaid_ms)
-        ledger = self._channels.get(terms.channel).ledger
-        more = MicroUnits(max(0, amount - ledger.paid(self._agreement)))
-        await self._channels.cover(terms.channel, more)
+        await self._cover(prepaid_ms)
         voucher = self._channels.promise(terms.channel, self._agreement, amount)
         return Extend(agreement=self._agreement, prepaid_ms=prepaid_ms, voucher=voucher)
 

@@ -161,7 +161,9 @@ class Rentals:
             await trio.sleep(LOOK_AGAIN_SECONDS)
         else:
             if channel is not None and not self._tasks.get(task.task_id).cancel_requested:
-                return self._place(task, found, channel)
+                # Another task may have used up the channel while this one's files were sent.
+                if self._channels.get(channel.channel).spare >= self._first_amount(found):
+                    return self._place(task, found, channel)
         return None
 
     async def _not_matched(self, task: TaskRecord, found: NotMatched) -> None:
@@ -195,7 +197,6 @@ class Rentals:
     async def _fund_and_upload(self, task: TaskRecord, found: Quoted) -> ChannelRecord | None:
         """Lock the money and bring the files, at once. None when the owner cancelled meanwhile."""
         quote, provider = found.quote, found.match.offer.provider
-        first = Millis(int(self._config.client.first_tick_s * 1000))
         channels: list[ChannelRecord] = []
         async with trio.open_nursery() as nursery:
 
@@ -205,7 +206,7 @@ class Rentals:
                         await self._channels.ensure(
                             quote.payee,
                             provider,
-                            needed=charge(quote.price_per_hour, first),
+                            needed=self._first_amount(found),
                             min_challenge_s=quote.min_challenge_s,
                         )
                     )
@@ -225,6 +226,13 @@ class Rentals:
             await self._tasks.cancelled(task.task_id).wait()
             nursery.cancel_scope.cancel()
         return channels[0] if channels else None
+
+    def _first_tick(self) -> Millis:
+        client = self._config.client
+        return Millis(int(min(client.first_tick_s, client.horizon_s) * 1000))
+
+    def _first_amount(self, found: Quoted) -> MicroUnits:
+        return charge(found.quote.price_per_hour, self._first_tick())
 
     async def _upload(self, task: TaskRecord, provider: NodeKey) -> None:
         manifest = codec.decode(
@@ -257,7 +265,7 @@ class Rentals:
             slots=quote.slots,
             price_per_hour=quote.price_per_hour,
             horizon_ms=Millis(int(client.horizon_s * 1000)),
-            first_tick_ms=Millis(int(min(client.first_tick_s, client.horizon_s) * 1000)),
+            first_tick_ms=self._first_tick(),
             start_deadline_ms=Millis(int(client.start_deadline_s * 1000)),
         )
         changes: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,9 +113,9 @@ class TaskBook:
                 del self._logs[task_id]
                 return
 
-    async def events(self, task_id: str, *, after: int) -> AsyncIterator[TaskEvent]:
-        async for event in self.log(task_id).follow(after=after):
-            yield event
+    def events(self, task_id: str, *, after: int) -> AsyncGenerator[TaskEvent]:
+        """Events above ``after``, live, ending after "ended". Close it: it keeps the log open."""
+        return self.log(task_id).follow(after=after)
 
     def cancelled(self, task_id: str) -> trio.Event:
         """Set once the owner asked for the end (also when that was before a restart)."""
