@@ -133,7 +133,8 @@ class Rentals:
         if task.cancel_requested:
             self._end(task, Cause.CANCELLED, message="cancelled before it began; cost 0.000000")
             return None
-        self._stage(task.task_id, "matching", "asking providers")
+        if (task.stage, bool(task.stage_detail)) != ("matching", True):  # else it says why it waits
+            self._stage(task.task_id, "matching", "asking providers")
         found = await self._matchmaking.find(task)
         if isinstance(found, NotMatched):
             await self._not_matched(task, found)
@@ -148,22 +149,29 @@ class Rentals:
         )
         try:
             channel = await self._fund_and_upload(task, found)
+            renewed = await self._matchmaking.renew(found, task)
         except* PeerGone as exc:
             log.info("provider went away after the quote: %s", _first(exc))
             self._matchmaking.away(found.match.offer.provider)
         except* (PeerRefused, RemoteProtocolError) as exc:
-            log.warning("provider left out after the quote: %s", _first(exc))
-            self._avoid(task, found.match.offer.provider)
+            refusal = _first(exc)
+            if refusal.details.get("code") != "busy":  # busy: others came first during the upload
+                log.warning("provider left out after the quote: %s", refusal)
+                self._avoid(task, found.match.offer.provider)
         except* InsufficientFunds as exc:
             self._fail(task.task_id, _first(exc))
         except* ChainError as exc:
             self._stage(task.task_id, "funding", f"the chain is busy: {_first(exc)}")
             await trio.sleep(LOOK_AGAIN_SECONDS)
         else:
-            if channel is not None and not self._tasks.get(task.task_id).cancel_requested:
+            if (
+                channel is not None
+                and renewed is not None
+                and not self._tasks.get(task.task_id).cancel_requested
                 # Another task may have used up the channel while this one's files were sent.
-                if self._channels.get(channel.channel).spare >= self._first_amount(found):
-                    return self._place(task, found, channel)
+                and self._channels.get(channel.channel).spare >= self._first_amount(renewed)
+            ):
+                return self._place(task, renewed, channel)
         return None
 
     async def _not_matched(self, task: TaskRecord, found: NotMatched) -> None:
@@ -341,7 +349,8 @@ class Rentals:
             if task.cancel_requested:
                 self._end(task, Cause.CANCELLED, message="cancelled before it ran; cost 0.000000")
             else:
-                self._avoid(task, rental.provider)
+                if state.reason != "busy":  # somebody else was quicker: no reason to avoid it
+                    self._avoid(task, rental.provider)
                 self._tasks.update(task_id, agreement=None, provider=None, price_per_hour=None)
         else:
             held = rental.promised
