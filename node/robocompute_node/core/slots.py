@@ -31,15 +31,18 @@ class SlotTable:
         return cls({index: Slot() for index in range(count)})
 
     def free(self, payer: Address, now: Millis) -> tuple[int, ...]:
-        """Slots ``payer`` could have now, those it had before first (their ticks may overlap)."""
+        """Slots ``payer`` could have now, those it had before first (their ticks may overlap).
+
+        Those that an earlier quote of its own holds come last: that is for another job of its.
+        """
         candidates = [
-            (slot.payer != payer, index)
+            (slot.held_until > now, slot.payer != payer, index)
             for index, slot in self.slots.items()
             if slot.agreement is None
             and (slot.held_until <= now or slot.held_for == payer)
             and (slot.payer in (None, payer) or slot.signed_until <= now)
         ]
-        return tuple(index for _, index in sorted(candidates))
+        return tuple(index for *_, index in sorted(candidates))
 
     def hold(self, indices: tuple[int, ...], payer: Address, until: Millis) -> SlotTable:
         """Keep slots for ``payer``, softly: a quote's hold, which ends by itself."""

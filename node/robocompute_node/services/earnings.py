@@ -20,7 +20,7 @@ from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, Cha
 from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import PayeeLedger
-from robocompute_settlement.port import ChannelView, Commitment, SettleClaim, Settlement
+from robocompute_settlement.port import ChannelView, SettleClaim, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -86,23 +86,28 @@ class Earnings:
     def get(self, channel: ChannelId) -> EarningRecord | None:
         return self._records.get(channel)
 
-    def learn(self, view: ChannelView, at: Commitment) -> EarningRecord:
-        """Record what the chain says of a channel. Not written yet: ``keep`` does that."""
-        record = self._records.get(view.channel) or EarningRecord(
-            channel=view.channel,
-            payer=view.payer,
-            payee=view.payee,
-            mint=view.mint,
-            voucher_key=view.voucher_key,
-            challenge_s=view.challenge_s,
-            ledger=PayeeLedger(channel=view.channel),
-            deposit=view.deposit,
+    def learn(
+        self, confirmed: ChannelView, *, final: ChannelView | None = None
+    ) -> EarningRecord:
+        """Record what the chain says of a channel. Not written yet: ``keep`` does that.
+
+        Awaiting anything between this and ``keep`` could undo what others kept meanwhile.
+        """
+        record = self._records.get(confirmed.channel) or EarningRecord(
+            channel=confirmed.channel,
+            payer=confirmed.payer,
+            payee=confirmed.payee,
+            mint=confirmed.mint,
+            voucher_key=confirmed.voucher_key,
+            challenge_s=confirmed.challenge_s,
+            ledger=PayeeLedger(channel=confirmed.channel),
+            deposit=confirmed.deposit,
         )
         return msgspec.structs.replace(
             record,
-            deposit=MicroUnits(max(record.deposit, view.deposit)),
-            final_deposit=view.deposit if at is Commitment.FINALIZED else record.final_deposit,
-            closing=view.closing,
+            deposit=MicroUnits(max(record.deposit, confirmed.deposit)),
+            final_deposit=record.final_deposit if final is None else final.deposit,
+            closing=confirmed.closing,
         )
 
     def keep(self, txn: Transaction, record: EarningRecord) -> None:
@@ -224,7 +229,7 @@ class Earnings:
         changed = (
             msgspec.structs.replace(record, closed=True)
             if view is None
-            else self.learn(view, Commitment.CONFIRMED)
+            else self.learn(view)
         )
         if changed != record:
             with self._store.transaction() as txn:

@@ -258,7 +258,7 @@ class FrontDesk:
         ):
             return current or record
         objection = objection_to_channel(view, terms, self._demand)
-        earning = self._earnings.learn(view, Commitment.CONFIRMED)
+        earning = self._earnings.learn(view)
         if objection is None:
             ledger = earning.ledger.accept(
                 order.voucher, voucher_key=view.voucher_key, deposit=view.deposit
@@ -368,17 +368,15 @@ class FrontDesk:
 
     async def _covered(self, record: LettingRecord, request: Extend) -> EarningRecord:
         """Look at the chain again where what is known does not carry the voucher's total."""
-        earning = self._earnings.get(record.terms.channel)
+        channel = record.terms.channel
+        earning = self._earnings.get(channel)
         assert earning is not None
-        total, long = request.voucher.cumulative, request.prepaid_ms > limits.CONFIRMED_CARRIES
-        if total > earning.deposit:
-            view = await self._chain.channel(earning.channel)
-            if view is not None:
-                earning = self._earnings.learn(view, Commitment.CONFIRMED)
+        total, final = request.voucher.cumulative, None
+        long = request.prepaid_ms > limits.CONFIRMED_CARRIES
         if long and total > earning.final_deposit:
-            view = await self._chain.channel(earning.channel, at=Commitment.FINALIZED)
-            if view is not None:
-                closing = earning.closing
-                earning = self._earnings.learn(view, Commitment.FINALIZED)
-                earning = msgspec.structs.replace(earning, closing=closing or view.closing)
-        return earning
+            final = await self._chain.channel(channel, at=Commitment.FINALIZED)
+        if final is not None or total > earning.deposit:
+            confirmed = await self._chain.channel(channel)
+            if confirmed is not None:
+                return self._earnings.learn(confirmed, final=final)
+        return self._earnings.get(channel) or earning

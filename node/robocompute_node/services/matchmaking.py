@@ -14,6 +14,7 @@ from robocompute_node.core.tasks import TaskRecord
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.conversation import PeerRefused, expect, say
 from robocompute_node.services.market import Market
+from robocompute_protocol import limits
 from robocompute_protocol.errors import ChainError, RemoteProtocolError
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.messages import (
@@ -41,10 +42,11 @@ MAX_STAKES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """A provider's quote, and the offer it was asked for."""
+    """A provider's quote, the offer it was asked for, and until when it holds its slots."""
 
     match: Match
     quote: Quote
+    held_until: Millis
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +146,32 @@ class Matchmaking:
                 continue
             else:
                 if quote.price_per_hour <= match.price:
-                    return Quoted(match, quote)
+                    return Quoted(match, quote, self._held_until(quote))
                 why = f"{to_base58(provider)} asks for more than it offered"
             log.info("no quote: %s", why)
             failed.append(provider)
         if busy:
             why = f"{busy} fitting provider{'s are' if busy > 1 else ' is'} busy"
         return NotMatched(why, busy > 0, tuple(failed))
+
+    def _held_until(self, quote: Quote) -> Millis:
+        """Half of the hold is left to the order's way to the provider."""
+        return Millis(self._clock.now_ms() + min(quote.hold_ms, limits.QUOTE_HOLD) // 2)
+
+    async def renew(self, found: Quoted, task: TaskRecord) -> Quoted | None:
+        """Return ``found`` with its slots held, asking once more where the hold ran out meanwhile.
+
+        None when the provider asks for more now. Raises: PeerGone, PeerRefused,
+        RemoteProtocolError, ChainError.
+        """
+        if self._clock.now_ms() < found.held_until:
+            return found
+        quote = await self._ask(found.match.offer.provider, task)
+        if (quote.payee, quote.mint) != (found.quote.payee, found.quote.mint) or (
+            quote.price_per_hour > found.quote.price_per_hour
+        ):
+            return None
+        return Quoted(found.match, quote, self._held_until(quote))
 
     async def _ask(self, provider: NodeKey, task: TaskRecord) -> Quote:
         request = QuoteRequest(

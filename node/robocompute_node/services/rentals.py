@@ -133,7 +133,8 @@ class Rentals:
         if task.cancel_requested:
             self._end(task, Cause.CANCELLED, message="cancelled before it began; cost 0.000000")
             return None
-        if (task.stage, bool(task.stage_detail)) != ("matching", True):  # else it says why it waits
+        waiting = task.stage == "matching" and task.stage_detail
+        if not waiting:  # else it has been said why
             self._stage(task.task_id, "matching", "asking providers")
         found = await self._matchmaking.find(task)
         if isinstance(found, NotMatched):
