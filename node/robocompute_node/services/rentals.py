@@ -411,6 +411,9 @@ class Rentals:
 
     def _came_back(self, rental: RentalRecord) -> None:
         signed = rental.state.receipt
+        if rental.state.phase is ClientPhase.NEVER_LEASED:
+            message = "the provider came back and never began it; all of it is credit with it"
+            self._tasks.update(rental.task_id, message=message, prepaid=MicroUnits(0))
         if rental.state.phase is not ClientPhase.ENDED or signed is None:
             return
         self._book.apply(rental.state.agreement, ResultsStored())
