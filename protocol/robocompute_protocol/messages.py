@@ -267,6 +267,8 @@ class CancelRequest(Message, frozen=True, kw_only=True, tag="cancel"):
 
     agreement: AgreementField
     reason: ShortText = "cancelled"
+    terms: Signed | None = None
+    """What was ordered: with it a provider that the order never reached can say NeverLeased."""
 
 
 class NeverLeased(Message, frozen=True, kw_only=True, tag="never-leased"):

@@ -49,6 +49,7 @@ from robocompute_protocol.messages import (
     Quote,
     QuoteRequest,
     Refused,
+    Signed,
     Sync,
     TaskSpec,
     Terms,
@@ -116,7 +117,7 @@ class FrontDesk:
 
     def register(self) -> None:
         """Answer ``/agreement/1`` and ``/pay/1``."""
-        self._network.serve(PROTOCOL_AGREEMENT, self._serve_agreement)
+        self._network.serve(PROTOCOL_AGREEMENT, self.serve_agreement)
         self._network.serve(PROTOCOL_PAY, self._serve_pay)
 
     def may_store(self, peer: NodeKey, size: int) -> bool:
@@ -129,7 +130,8 @@ class FrontDesk:
 
     # --- /robocompute/agreement/1 ---------------------------------------------------------------
 
-    async def _serve_agreement(self, stream: FrameStream) -> None:
+    async def serve_agreement(self, stream: FrameStream) -> None:
+        """Answer one client on one stream until it ends it."""
         while True:
             request = await hear_or_end(stream, AgreementMessage, timeout_s=ASK_SECONDS)
             if request is None:
@@ -192,14 +194,8 @@ class FrontDesk:
             state = ProviderAgreement(agreement=agreement, terms=rules.terms_digest(terms))
             if objection is not None:
                 state, _ = advance(state, OrderDeclined(reason=objection.code))
-            record = LettingRecord(
-                state=state,
-                terms=terms,
-                signed_terms=order.terms,
-                task=order.task if objection is None else b"",
-                job_id=terms.nonce.hex(),
-                ordered_ms=self._clock.now_ms(),
-            )
+            task = order.task if objection is None else b""
+            record = self._record(state, order.terms, terms, task)
             self._lettings.take_order(record)
             if objection is not None:
                 await say(stream, Refused(code=objection.code, message=objection.message))
@@ -275,6 +271,8 @@ class FrontDesk:
         return self._lettings.grant(agreement, earning)
 
     async def _cancel(self, stream: FrameStream, request: CancelRequest) -> None:
+        if request.terms is not None and self._lettings.get(request.agreement) is None:
+            self._never_lease(stream.peer, request.agreement, request.terms)
         record = self._own(stream, request.agreement)
         record = self._lettings.apply(request.agreement, CancelReceived(reason=request.reason))
         while not record.over:
@@ -283,6 +281,29 @@ class FrontDesk:
                 await self._lettings.ended(request.agreement)
             record = self._own(stream, request.agreement)
         await say(stream, self._answer(record))
+
+    def _never_lease(self, peer: NodeKey, agreement: AgreementId, signed: Signed) -> None:
+        """Remember that an order which did not arrive will not be leased, should it still come."""
+        terms = rules.open_terms(signed)
+        if terms.payer_node != peer:
+            raise RemoteProtocolError("terms of somebody else", code="wrong_signer")
+        if rules.agreement_id(terms) != agreement or terms.payee_node != self._offer.provider:
+            raise RemoteProtocolError("terms of another agreement", code="wrong_agreement")
+        state = ProviderAgreement(agreement=agreement, terms=rules.terms_digest(terms))
+        state, _ = advance(state, OrderDeclined(reason="cancelled before it arrived"))
+        self._lettings.take_order(self._record(state, signed, terms, b""))
+
+    def _record(
+        self, state: ProviderAgreement, signed: Signed, terms: Terms, task: bytes
+    ) -> LettingRecord:
+        return LettingRecord(
+            state=state,
+            terms=terms,
+            signed_terms=signed,
+            task=task,
+            job_id=terms.nonce.hex(),
+            ordered_ms=self._clock.now_ms(),
+        )
 
     def _own(self, stream: FrameStream, agreement: AgreementId) -> LettingRecord:
         record = self._lettings.get(agreement)

@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE: Final = Millis(5_000)
 """Between SIGTERM and SIGKILL: what a provider can lose on a job that nobody pays any more."""
+RECONNECT_SECONDS: Final = 5.0
+"""After a restart of this node a job that was prepaid until then has at least this long: its client
+tries to reach us every few seconds, and could not pay while we were away."""
+AWAY: Final = "the provider's node was away when the next payment was due"
 STATE_POLL_SECONDS: Final = 1.0
 """How soon a frozen job shows as frozen."""
 
@@ -139,6 +143,7 @@ class JobRun:
         self._blobs = blobs
         self._clock = clock
         self._gpu_uuids = gpu_uuids
+        self._grace_until = 0.0
 
     def enter(self, stage: str, detail: str = "") -> None:
         """Tell everybody who watches where the job is."""
@@ -154,11 +159,20 @@ class JobRun:
         prepaid: Callable[[], Millis],
         reserve: Callable[[], Millis],
         start_deadline: Millis,
-        adopted: bool,
+        found: bool,
         started: Callable[[], None],
     ) -> RunEnd:
-        """Prepare, start, wait, collect. Never raises for what a job or its upload does."""
+        """Prepare, start, wait, collect. Never raises for what a job or its upload does.
+
+        ``found``: the lease began before this process did. Whatever of this was done already is not
+        done again, and time that ran out meanwhile is not the client's fault.
+        """
         spec = codec.decode(TaskSpec, task, limit=limits.MAX_FRAME_BYTES)
+        adopted = found and await self._began()
+        if found and prepaid() > 0:
+            self._grace_until = trio.current_time() + RECONNECT_SECONDS
+        elif found and not adopted:
+            return self._never_ran(Cause.PROVIDER_LOST, AWAY)
         if not adopted:
             failure = await self._bring_up(spec, slots, prepaid, reserve, start_deadline)
             if failure is not None:
@@ -184,6 +198,16 @@ class JobRun:
             artifacts=artifacts,
             chunks=(artifacts, *chunks_of(manifest)),
         )
+
+    async def _began(self) -> bool:
+        """Whether the program was started, by this process or the one before it."""
+        if self.job_id not in self._executor.jobs():
+            return False
+        return (await self._executor.status(self.job_id)).state is not JobState.PREPARED
+
+    def _left(self, prepaid: Callable[[], Millis]) -> Millis:
+        grace = Millis(int((self._grace_until - trio.current_time()) * 1000))
+        return max(prepaid(), grace)
 
     def _never_ran(self, cause: Cause, detail: str) -> RunEnd:
         nothing = self._blobs.put(codec.encode(Manifest(files=())))
@@ -223,7 +247,9 @@ class JobRun:
                 )
                 await self._executor.prepare(order, upload, self._progress)
                 self.enter("starting")
-                await self._executor.start(self.job_id, prepaid=prepaid(), reserve=reserve())
+                await self._executor.start(
+                    self.job_id, prepaid=self._left(prepaid), reserve=reserve()
+                )
                 failure = None
             except PrepareFailed as exc:
                 failure = (exc.cause, str(exc))
@@ -242,7 +268,7 @@ class JobRun:
         """End the preparations when they are not paid any more, too slow, or not wanted."""
         deadline = trio.current_time() + start_deadline / 1000
         while True:
-            left = prepaid()
+            left = self._left(prepaid)
             late = deadline - trio.current_time()
             if left <= 0:
                 self.stop_cause = self.stop_cause or (Cause.CLIENT_LOST, "")
@@ -280,7 +306,9 @@ class JobRun:
         while True:
             await self.extended.wait()
             self.extended = trio.Event()
-            await self._executor.extend(self.job_id, prepaid=prepaid(), reserve=reserve())
+            await self._executor.extend(
+                self.job_id, prepaid=self._left(prepaid), reserve=reserve()
+            )
 
     async def _pass_stop(self) -> None:
         await self.stopped.wait()
@@ -305,7 +333,7 @@ def _unseen(job_exit: JobExit) -> JobExit:
     return JobExit(
         exit_code=job_exit.exit_code,
         cause=Cause.PROVIDER_LOST,
-        detail="the provider's node was away when the next payment was due",
+        detail=AWAY,
         ran_ms=job_exit.ran_ms,
         frozen_ms=job_exit.frozen_ms,
         records=job_exit.records,

@@ -115,6 +115,8 @@ class Lettings:
         self._earnings = earnings
         self._access = access
         self._nursery: trio.Nursery | None = None
+        self._found: frozenset[AgreementId] = frozenset()
+        """Agreements leased before this process began."""
         store.declare(LETTINGS, LIVE, JOBS)
         with store.view() as txn:
             live = [txn.get(LETTINGS, key) for key, _ in txn.scan(LIVE)]
@@ -255,7 +257,8 @@ class Lettings:
     def _write(self, txn: Transaction, record: LettingRecord) -> None:
         agreement = record.state.agreement
         txn.put(LETTINGS, agreement, record)
-        txn.put(JOBS, record.job_id.encode(), agreement)
+        if record.state.phase is not ProviderPhase.NEVER_LEASED:
+            txn.put(JOBS, record.job_id.encode(), agreement)
         if self._is_done_with(record):
             txn.delete(LIVE, agreement)
             self._records.pop(agreement, None)
@@ -313,6 +316,9 @@ class Lettings:
         """Adopt the jobs found at start, then run what is leased until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._found = frozenset(
+                agreement for agreement, record in self._records.items() if record.state.started_ms
+            )
             known = {record.job_id for record in self._records.values() if not record.over}
             unkept = {
                 record.job_id
@@ -352,20 +358,21 @@ class Lettings:
 
     async def _run_job(self, agreement: AgreementId, run: JobRun) -> None:
         record = self._the(agreement)
-        adopted = record.program_started_ms > 0
         end = await run.to_its_end(
             record.task,
             indices_of(record.terms.slots),
             prepaid=lambda: self._left(self._the(agreement)),
             reserve=lambda: self._reserve(self._the(agreement)),
             start_deadline=Millis(max(0, record.terms.start_deadline_ms - self.elapsed(record))),
-            adopted=adopted,
+            found=agreement in self._found,
             started=lambda: self._program_started(agreement),
         )
         record = self._the(agreement)
         metered = self.elapsed(record)
-        if record.program_started_ms and end.ran_ms is not None:
-            before = record.program_started_ms - record.state.started_ms
+        if end.ran_ms is not None:
+            # 0 when this node was killed as it started the program: the moment is not known.
+            started_ms = record.program_started_ms or record.state.started_ms
+            before = started_ms - record.state.started_ms
             metered = Millis(before + end.ran_ms + end.frozen_ms)
         record = self.apply(agreement, JobEnded(cause=end.cause, detail=end.detail))
         cause = record.state.cause or Cause.UNKNOWN

@@ -199,9 +199,13 @@ class RentalLink:
 
     async def try_cancel(self) -> bool:
         """Ask once; True when the agreement is over. Raises: PeerGone, RemoteProtocolError."""
-        reason = self.record.state.reason or "cancelled"
+        request = CancelRequest(
+            agreement=self._agreement,
+            reason=self.record.state.reason or "cancelled",
+            terms=self.record.signed_terms,
+        )
         async with self._network.open(self.record.provider, PROTOCOL_AGREEMENT) as stream:
-            await say(stream, CancelRequest(agreement=self._agreement, reason=reason))
+            await say(stream, request)
             return await self._take_answer(stream)
 
     async def _take_answer(self, stream: FrameStream) -> bool:

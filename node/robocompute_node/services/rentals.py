@@ -296,12 +296,15 @@ class Rentals:
         link = self._link(rental)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_horizon, link, nursery.cancel_scope)
-            nursery.start_soon(self._watch_cancel, link, task_id)
-            await link.place(codec.encode(self._tasks.get(task_id).spec))
-            phase = link.record.state.phase
-            if phase in (ClientPhase.ACTIVE, ClientPhase.ENDED, ClientPhase.CANCELLING):
-                if link.record.state.ticks:
-                    self._running(task_id, link.record)
+            placing = trio.CancelScope()
+            nursery.start_soon(self._watch_cancel, link, task_id, placing)
+            with placing:
+                await link.place(codec.encode(self._tasks.get(task_id).spec))
+            state = link.record.state
+            if state.phase in (ClientPhase.ACTIVE, ClientPhase.ENDED, ClientPhase.CANCELLING):
+                if state.ticks or state.phase is ClientPhase.ENDED:
+                    if state.ticks:
+                        self._running(task_id, link.record)
                     nursery.start_soon(link.keep_paid)
                     await link.follow()
                     if link.record.state.phase is ClientPhase.ACTIVE:
@@ -322,7 +325,9 @@ class Rentals:
     def _running(self, task_id: str, rental: RentalRecord) -> None:
         self._tasks.update(task_id, status=TaskStatus.RUNNING, started_ms=rental.state.started_ms)
 
-    async def _watch_cancel(self, link: RentalLink, task_id: str) -> None:
+    async def _watch_cancel(
+        self, link: RentalLink, task_id: str, placing: trio.CancelScope
+    ) -> None:
         await self._tasks.cancelled(task_id).wait()
         if link.record.state.phase in (
             ClientPhase.ORDERED,
@@ -330,6 +335,7 @@ class Rentals:
             ClientPhase.CANCELLING,
         ):
             await link.cancel("cancelled")
+        placing.cancel()  # there is an answer: the order need not wait for its own
 
     async def _watch_horizon(self, link: RentalLink, scope: trio.CancelScope) -> None:
         """Give the provider up when nothing was heard of it for the horizon."""

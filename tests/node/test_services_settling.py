@@ -1,0 +1,139 @@
+"""Earned money on its way to the chain: when, how often, and what a chain that says no does to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+from fake_world import FakeNode, World, fake_world
+
+from robocompute_node.api.port import TaskStatus
+from robocompute_node.executor.fake import Pause
+from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused
+from robocompute_protocol.money import MicroUnits
+
+
+async def earn(world: World, provider: FakeNode, *names: str) -> list[FakeNode]:
+    """Let one client for each name run a job of a second."""
+    clients = [await world.start(await world.client(name)) for name in names]
+    for client in clients:
+        task = await client.until_ended(await client.submit("run", wait=True))
+        assert task.status is TaskStatus.COMPLETED
+    return clients
+
+
+def settled(world: World) -> int:
+    return [name for name, _, _ in world.chain.sent].count("settle")
+
+
+async def test_money_is_settled_once_a_channel_owes_enough_or_is_old_enough(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.provider(
+            script=lambda _: (Pause(1_000),), settle_above=MicroUnits(2_500), settle_after_s=100.0
+        )
+        await world.start(provider)
+        (client,) = await earn(world, provider, "client")
+        await trio.sleep(5)
+        assert settled(world) == 0
+        for _ in range(2):
+            await client.until_ended(await client.submit("run"))
+        await trio.sleep(5)
+        assert settled(world) == 1
+        await client.until_ended(await client.submit("run"))
+        await trio.sleep(90)
+        assert settled(world) == 1
+        await trio.sleep(20)
+        assert settled(world) == 2
+        payee = world.check_agreed(client, provider)
+        assert payee.settled == payee.ledger.owed
+
+
+async def test_a_busy_chain_is_asked_again_until_it_settles(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        tries = 0
+
+        def busy(name: str) -> ChainError | None:
+            nonlocal tries
+            tries += name == "settle"
+            return ChainBusy("no room") if name == "settle" and tries <= 5 else None
+
+        world.chain.fault = busy
+        provider = await world.provider(script=lambda _: (Pause(1_000),), settle_after_s=0.0)
+        await world.start(provider)
+        (client,) = await earn(world, provider, "client")
+        await trio.sleep(60)
+        payee = world.check_agreed(client, provider)
+        assert payee.settled == payee.ledger.owed > 0
+        assert settled(world) == 1
+
+
+async def test_a_refused_claim_is_set_aside_and_the_others_of_its_batch_go_on(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.provider(
+            script=lambda _: (Pause(1_000),), slots=4, settle_after_s=120.0
+        )
+        await world.start(provider)
+        clients = await earn(world, provider, "a", "b", "c", "d")
+        spoilt = clients[1].channel_with(provider).channel
+        del world.chain.ledger.channels[spoilt]
+        await trio.sleep(200)
+        for client in clients:
+            record = provider.earnings.get(client.channel_with(provider).channel)
+            assert record is not None
+            expected = 0 if record.channel == spoilt else record.ledger.owed
+            assert record.settled == expected
+        refused = provider.earnings.summary()["refused"]
+        assert isinstance(refused, list) and len(refused) == 1
+        assert settled(world) <= 4
+
+
+async def test_a_refusal_that_is_not_of_the_vouchers_making_is_told(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        world.chain.fault = lambda name: ChainRefused("paused") if name == "settle" else None
+        provider = await world.provider(script=lambda _: (Pause(1_000),), settle_after_s=0.0)
+        await world.start(provider)
+        await earn(world, provider, "client")
+        await trio.sleep(10)
+        assert provider.earnings.summary()["refused"] == ["paused"]
+
+
+async def test_four_channels_settle_in_two_transactions(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.provider(script=lambda _: (Pause(1_000),), slots=4)
+        await world.start(provider)
+        clients = await earn(world, provider, "a", "b", "c", "d")
+        await provider.earnings.settle_everything()
+        assert settled(world) == 2
+        for client in clients:
+            payee = world.check_agreed(client, provider)
+            assert payee.settled == payee.ledger.owed > 0
+
+
+async def test_what_was_earned_before_a_crash_is_settled_after_it(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.provider(script=lambda _: (Pause(1_000),), settle_after_s=50.0)
+        await world.start(provider)
+        (client,) = await earn(world, provider, "client")
+        await provider.kill()
+        await trio.sleep(100)
+        assert settled(world) == 0
+        await world.start(provider)
+        await trio.sleep(5)
+        payee = world.check_agreed(client, provider)
+        assert payee.settled == payee.ledger.owed > 0
+        await provider.kill()
+        await world.start(provider)
+        await trio.sleep(100)
+        assert settled(world) == 1
