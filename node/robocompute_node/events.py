@@ -11,6 +11,7 @@ import os
 import struct
 from array import array
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +19,11 @@ import msgspec
 import trio
 
 from robocompute_node.api.port import TaskEvent
+from robocompute_protocol.errors import StoreError
 
 _HEADER: Final = struct.Struct(">I")
-MAX_ENTRY_BYTES: Final = 1 << 20
-"""An output record is at most 64 KiB, base64 and JSON-ready data included."""
+MAX_LOG_BYTES: Final = 1 << 30
+"""Output of one task that is kept: a provider must not fill its client's disk."""
 READ_BATCH: Final = 256
 """Entries read from disk at once, so one slow reader holds little memory."""
 
@@ -49,8 +51,12 @@ class TaskLog:
             if position + _HEADER.size + length > size:
                 break
             self._offsets.append(position)
+            try:
+                self._note(self._entry(len(self._offsets)))
+            except msgspec.MsgspecError:  # a power cut can leave zeros where bytes were due
+                self._offsets.pop()
+                break
             position += _HEADER.size + length
-            self._note(self._entry(len(self._offsets)))
         if position != size:
             os.ftruncate(self._file, position)
         self._size = position
@@ -80,21 +86,43 @@ class TaskLog:
         return self.extend([(kind, data)])[-1]
 
     def extend(self, entries: list[tuple[str, dict[str, Any]]]) -> list[TaskEvent]:
-        """Add entries with one write: a flood of output costs one system call a batch."""
+        """Add entries with one write: a flood of output costs one system call a batch.
+
+        Raises:
+            StoreError: the disk did not take them; none was added.
+        """
         blob = bytearray()
-        events: list[TaskEvent] = []
+        offsets: list[int] = []
         for kind, data in entries:
             body = msgspec.msgpack.encode((kind, data))
-            self._offsets.append(self._size + len(blob))
+            offsets.append(self._size + len(blob))
             blob += _HEADER.pack(len(body)) + body
+        self._write(blob)
+        events: list[TaskEvent] = []
+        for offset, (kind, data) in zip(offsets, entries, strict=True):
+            self._offsets.append(offset)
             event = TaskEvent(number=len(self._offsets), kind=kind, data=data)
             self._note(event)
             events.append(event)
-        os.write(self._file, blob)
         self._size += len(blob)
         self._grown.set()
         self._grown = trio.Event()
         return events
+
+    def _write(self, blob: bytearray) -> None:
+        try:
+            left = memoryview(blob)
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError as exc:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise StoreError(f"a task's log cannot be written: {exc}") from exc
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds as much as one task may say: no more output belongs in it."""
+        return self._size >= MAX_LOG_BYTES
 
     def read(self, *, after: int, limit: int) -> list[TaskEvent]:
         last = min(len(self._offsets), after + limit)

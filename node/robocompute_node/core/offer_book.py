@@ -37,7 +37,8 @@ class BookEntry:
 class OfferBook:
     """Newest offer per (provider, class). Withdrawn ones are remembered until none can return."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, capacity: int = MAX_OFFERS) -> None:
+        self._capacity = capacity
         self._entries: dict[tuple[NodeKey, str], BookEntry] = {}
 
     def judge(self, offer: Offer, now: Millis) -> Verdict:
@@ -56,11 +57,12 @@ class OfferBook:
         verdict = self.judge(offer, now)
         if verdict is Verdict.NEW:
             self.expire(now)
-            if len(self._entries) >= MAX_OFFERS:
+            name = (offer.provider, offer.resource_class)
+            if len(self._entries) >= self._capacity and name not in self._entries:
                 first = min(self._entries, key=lambda key: self._entries[key].expires_ms)
                 del self._entries[first]
             entry = BookEntry(offer, signed, self._expiry(offer))
-            self._entries[offer.provider, offer.resource_class] = entry
+            self._entries[name] = entry
         return verdict
 
     @staticmethod

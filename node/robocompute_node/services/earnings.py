@@ -86,9 +86,7 @@ class Earnings:
     def get(self, channel: ChannelId) -> EarningRecord | None:
         return self._records.get(channel)
 
-    def learn(
-        self, confirmed: ChannelView, *, final: ChannelView | None = None
-    ) -> EarningRecord:
+    def learn(self, confirmed: ChannelView, *, final: ChannelView | None = None) -> EarningRecord:
         """Record what the chain says of a channel. Not written yet: ``keep`` does that.
 
         Awaiting anything between this and ``keep`` could undo what others kept meanwhile.
@@ -227,9 +225,7 @@ class Earnings:
         view = await self._chain.channel(channel)
         record = self._records[channel]
         changed = (
-            msgspec.structs.replace(record, closed=True)
-            if view is None
-            else self.learn(view)
+            msgspec.structs.replace(record, closed=True) if view is None else self.learn(view)
         )
         if changed != record:
             with self._store.transaction() as txn:

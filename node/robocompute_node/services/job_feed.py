@@ -99,7 +99,7 @@ class JobFeed:
 
     async def _program_ran(self, record: LettingRecord, run: JobRun) -> bool:
         """Wait until there is output to read; False when the job ended without ever running."""
-        if record.program_started_ms > 0:
+        if record.program_started_ms > 0 or run.program_ran.is_set():
             return True
         async with trio.open_nursery() as nursery:
             ran = False

@@ -160,12 +160,13 @@ class JobRun:
         reserve: Callable[[], Millis],
         start_deadline: Millis,
         found: bool,
-        started: Callable[[], None],
+        started: Callable[[bool], None],
     ) -> RunEnd:
         """Prepare, start, wait, collect. Never raises for what a job or its upload does.
 
         ``found``: the lease began before this process did. Whatever of this was done already is not
-        done again, and time that ran out meanwhile is not the client's fault.
+        done again, and time that ran out meanwhile is not the client's fault. ``started`` is told
+        whether the program was found running, or ended.
         """
         spec = codec.decode(TaskSpec, task, limit=limits.MAX_FRAME_BYTES)
         adopted = found and await self._began()
@@ -177,7 +178,7 @@ class JobRun:
             failure = await self._bring_up(spec, slots, prepaid, reserve, start_deadline)
             if failure is not None:
                 return self._never_ran(*failure)
-            started()
+        started(adopted)
         self.program_ran.set()
         self.enter("running")
         try:

@@ -365,14 +365,12 @@ class Lettings:
             reserve=lambda: self._reserve(self._the(agreement)),
             start_deadline=Millis(max(0, record.terms.start_deadline_ms - self.elapsed(record))),
             found=agreement in self._found,
-            started=lambda: self._program_started(agreement),
+            started=lambda adopted: self._program_started(agreement, adopted=adopted),
         )
         record = self._the(agreement)
         metered = self.elapsed(record)
-        if end.ran_ms is not None:
-            # 0 when this node was killed as it started the program: the moment is not known.
-            started_ms = record.program_started_ms or record.state.started_ms
-            before = started_ms - record.state.started_ms
+        if record.program_started_ms and end.ran_ms is not None:
+            before = record.program_started_ms - record.state.started_ms
             metered = Millis(before + end.ran_ms + end.frozen_ms)
         record = self.apply(agreement, JobEnded(cause=end.cause, detail=end.detail))
         cause = record.state.cause or Cause.UNKNOWN
@@ -402,10 +400,14 @@ class Lettings:
             "job %s ended: %s, %s owed", record.job_id, cause.value, format_amount(receipt.amount)
         )
 
-    def _program_started(self, agreement: AgreementId) -> None:
-        record = msgspec.structs.replace(
-            self._the(agreement), program_started_ms=self._clock.now_ms()
-        )
+    def _program_started(self, agreement: AgreementId, *, adopted: bool) -> None:
+        record = self._the(agreement)
+        if record.program_started_ms:
+            return
+        # Adopted and not noted: this node was killed as it started the program. When that was is not
+        # known, so the preparations are not billed.
+        at_ms = record.state.started_ms if adopted else self._clock.now_ms()
+        record = msgspec.structs.replace(record, program_started_ms=at_ms)
         with self._store.transaction() as txn:
             self._write(txn, record)
 

@@ -147,7 +147,9 @@ class RentalLink:
             self._fed_ms = now
         if self.record.state.ticks == 0:
             self._fed_ms = now
-        if opened is not None:  # it may hold yet: a provider that just came back is given that time
+        if (
+            opened is not None
+        ):  # it may hold yet: a provider that just came back is given that time
             return Millis(now - self.heard_ms)
         return Millis(now - min(self.heard_ms, self._fed_ms))
 

@@ -47,7 +47,12 @@ class TaskSink(JobSink):
     def output(self, records: list[Output]) -> None:
         log = self._tasks.log(self._task_id)
         new = [record for record in records if record.sequence >= log.next_output]
-        if new:
+        if new and log.full:
+            log.next_output = new[-1].sequence + 1
+            self._tasks.enter_stage(
+                self._task_id, "running", "output is too long; the rest is not kept"
+            )
+        elif new:
             log.extend([("output", _output_json(record)) for record in new])
 
     def metrics(self, grown: Appended) -> None:
