@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from whole_world import LONG_HORIZON_S, WholeWorld, found_world
+from whole_world import LONG_FIRST_TICK_S, LONG_HORIZON_S, WholeWorld, found_world
 
 Found = Callable[..., WholeWorld]
 
@@ -27,7 +27,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Generator[WholeWorld]:
 def rough(tmp_path_factory: pytest.TempPathFactory) -> Generator[WholeWorld]:
     """A world whose processes are killed, and started again by the test that did it."""
     folder = tmp_path_factory.mktemp("rough")
-    with found_world(folder, horizon_s=LONG_HORIZON_S) as world:
+    with found_world(folder, horizon_s=LONG_HORIZON_S, first_tick_s=LONG_FIRST_TICK_S) as world:
         yield world
 
 
@@ -36,7 +36,7 @@ def found(tmp_path: Path) -> Generator[Found]:
     """Found a world for this test alone."""
     with ExitStack() as worlds:
 
-        def make(*, close_lost_after_s: int) -> WholeWorld:
+        def make(*, close_lost_after_s: int = 3_600) -> WholeWorld:
             world = found_world(tmp_path / "own", close_lost_after_s=close_lost_after_s)
             return worlds.enter_context(world)
 

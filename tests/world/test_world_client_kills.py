@@ -9,6 +9,7 @@ import pytest
 from whole_world import wait_until
 
 if TYPE_CHECKING:
+    from conftest import Found
     from whole_world import WholeWorld
 
 pytestmark = pytest.mark.world
@@ -38,32 +39,32 @@ def test_a_client_that_comes_back_in_time_misses_no_line(rough: WholeWorld) -> N
 
 
 def test_a_client_that_vanishes_has_its_job_frozen_then_ended_and_pays_what_it_signed(
-    rough: WholeWorld,
+    found: Found,
 ) -> None:
-    rough.settled()
-    before = rough.provider()["earnings"]
-    running = rough.chisel(rough.job_folder(COUNTS), "python", "job.py", "600")
+    world = found()
+    before = world.provider()["earnings"]
+    running = world.chisel(world.job_folder(COUNTS), "python", "job.py", "600")
     running.saw(b"line 10\n")
-    rough.kill("client-1")
+    world.kill("client-1")
     wait_until(
         "the job frozen in its reserve",
-        lambda: [job["stage"] for job in rough.provider()["jobs"]] == ["frozen"],
+        lambda: [job["stage"] for job in world.provider()["jobs"]] == ["frozen"],
     )
-    (job,) = rough.provider()["jobs"]
-    rough.slots_free()
-    wait_until("the end of the supervisor", lambda: not rough.supervisors())
+    (job,) = world.provider()["jobs"]
+    world.slots_free()
+    wait_until("the end of the supervisor", lambda: not world.supervisors())
     running.kill()
-    after = rough.settled()
+    after = world.settled()
     prepaid = Decimal(36) * job["prepaid_ms"] / 3_600_000
     earned = Decimal(after["earned"]) - Decimal(before["earned"])
     assert earned == prepaid
     assert Decimal(after["settled"]) == Decimal(after["earned"])
-    rough.start("client-1")
-    wait_until("the end of the task", lambda: rough.newest_task()["ended_at"])
-    task = rough.newest_task()
+    world.start("client-1")
+    wait_until("the end of the task", lambda: world.newest_task()["ended_at"])
+    task = world.newest_task()
     assert task["cause"] == "client_lost"
     assert Decimal(task["cost"]) == earned
-    assert rough.books().surplus == 0
+    assert world.books().surplus == 0
 
 
 def test_a_client_killed_as_soon_as_it_took_a_task_runs_it_once(rough: WholeWorld) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from whole_world import HORIZON_S, PRICE, kill, wait_until
+from whole_world import HORIZON_S, PRICE, kill, processes_inside, wait_until
 
 if TYPE_CHECKING:
     from conftest import Found
@@ -35,8 +35,10 @@ def test_a_provider_that_vanishes_costs_nothing_and_the_money_comes_back(found: 
     supervisors = world.supervisors()
     assert supervisors
     world.kill("provider-1")
+    assert processes_inside(world.folder)
     for supervisor in supervisors:
         kill(supervisor)
+    wait_until("the sandbox's end", lambda: not processes_inside(world.folder))
     ran = running.end()
     task = world.newest_task()
     assert ran.status == 75
@@ -130,7 +132,7 @@ def test_tasks_and_receipts_are_there_after_every_process_was_started_again(
 def test_a_provider_that_returns_too_late_gives_what_it_was_promised_back_as_credit(
     found: Found,
 ) -> None:
-    world = found(close_lost_after_s=3_600)
+    world = found()
     wealth = world.wealth("client-1")
     running = world.chisel(world.job_folder(COUNTS), "python", "job.py", "600")
     running.saw(b"line 10\n")
@@ -170,3 +172,21 @@ def test_a_provider_killed_as_soon_as_it_has_the_order_runs_it_once(rough: Whole
     assert ran.stdout == counted(20)
     rough.settled()
     assert rough.books().surplus == 0
+
+
+def test_a_provider_that_was_away_when_the_next_payment_was_due_bears_it(found: Found) -> None:
+    world = found()
+    wealth = world.wealth("client-1")
+    running = world.chisel(world.job_folder(COUNTS), "python", "job.py", "600")
+    running.saw(b"line 0\n")
+    world.kill("provider-1")
+    wait_until("the end of the unpaid job", lambda: not world.supervisors())
+    world.start("provider-1")
+    ran = running.end()
+    assert ran.status == 75, ran.stderr
+    task = world.newest_task()
+    assert (task["cause"], task["ended_by"]) == ("provider_lost", "provider")
+    receipt = wait_until("the receipt", lambda: world.sdk().tasks.receipt(task["task_id"]))
+    assert (receipt.cause, Decimal(receipt.amount)) == ("provider_lost", 0)
+    assert Decimal(world.provider()["earnings"]["earned"]) == 0
+    assert world.wealth("client-1") == wealth

@@ -39,7 +39,8 @@ PATIENCE_S = 60.0
 """For whatever takes well under a second to some seconds: the machine may be busy."""
 HORIZON_S = 6
 LONG_HORIZON_S = 15
-"""Where a process is started again within it: that takes some seconds on a busy machine."""
+LONG_FIRST_TICK_S = 10
+"""Where a process is started again within them: that takes some seconds on a busy machine."""
 FIRST_TICK_S = 2
 CHALLENGE_S = 5
 PRICE = Decimal("36.00")
@@ -140,7 +141,7 @@ def free_port() -> int:
             return port
 
 
-def wait_until(what: str, look: Callable[[], T], *, within_s: float = PATIENCE_S) -> T:
+def wait_until(what: str, look: Callable[[], T | None], *, within_s: float = PATIENCE_S) -> T:
     """Return the first truthy thing that ``look`` returns; fail saying ``what`` did not come."""
     deadline = time.monotonic() + within_s
     while not (seen := look()):
@@ -387,8 +388,9 @@ class WholeWorld:
                 chisel.kill()
         for process in reversed(self._started):
             stop(process)
-        left = [_words(process) for process in processes_naming(str(self.folder))]
-        for process in processes_naming(str(self.folder)):
+        inside = processes_inside(self.folder)
+        left = [_words(process) for process in (*processes_naming(str(self.folder)), *inside)]
+        for process in (*processes_naming(str(self.folder)), *inside):
             kill(process)
         return left
 
@@ -399,6 +401,7 @@ def found_world(
     *,
     pauper: bool = False,
     horizon_s: int = HORIZON_S,
+    first_tick_s: int = FIRST_TICK_S,
     close_lost_after_s: int = 3_600,
 ) -> Generator[WholeWorld]:
     """Found a world, and end it: no process of it is left."""
@@ -409,7 +412,7 @@ def found_world(
         "challenge": CHALLENGE_S,
         "price": PRICE,
         "horizon": horizon_s,
-        "first_tick": FIRST_TICK_S,
+        "first_tick": first_tick_s,
         "close_lost_after": close_lost_after_s,
     }
     ports = {
@@ -434,6 +437,20 @@ def processes_naming(folder: str) -> list[Path]:
         if process.name.isdecimal() and int(process.name) not in ours:
             try:
                 if folder.encode() in (process / "cmdline").read_bytes():
+                    found.append(process)
+            except OSError:
+                continue
+    return found
+
+
+def processes_inside(folder: Path) -> list[Path]:
+    """Processes that see part of ``folder`` mounted: those in its sandboxes."""
+    part = f"/{folder.parent.name}/{folder.name}/".encode()
+    found: list[Path] = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                if part in (process / "mountinfo").read_bytes():
                     found.append(process)
             except OSError:
                 continue
