@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ NOW = Millis(1_700_000_000_000)
 SIGNED = Signed(key=NodeKey(bytes(32)), body=b"", signature=Signature(bytes(64)))
 
 
-def offer(number: int = 1, **changes: object) -> Offer:
+def offer(number: int = 1, **changes: Any) -> Offer:
     fair = Offer(
         provider=NodeKey(bytes([number]) * 32),
         sequence=NOW,
@@ -60,7 +61,7 @@ FAIR = Requirements(
     ],
 )
 def test_the_requirement_that_is_not_met_is_named(
-    changes: dict[str, object], requirement: str
+    changes: dict[str, Any], requirement: str
 ) -> None:
     limit = MicroUnits(4_000_000)
     assert misfit(offer(), FAIR, limit) is None
@@ -84,7 +85,7 @@ def test_the_cheapest_comes_first_then_the_smallest_then_by_key_in_any_order() -
     for order in itertools.permutations(offers):
         found = rank(order, FAIR, max_price=None, mint=MINT, now=NOW)
         assert [match.offer.provider[0] for match in found] == [1, 3, 4, 2]
-    assert found[0].price == 2 * 1_999_999
+        assert found[0].price == 2 * 1_999_999
 
 
 def test_others_mints_and_avoided_providers_are_never_ranked() -> None:

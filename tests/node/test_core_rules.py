@@ -56,7 +56,7 @@ STAKE = StakeView(
 def test_a_channel_that_does_not_suit_is_refused_by_its_reason(
     change: dict[str, object], code: str | None
 ) -> None:
-    found = objection_to_channel(replace(CHANNEL, **change), TERMS, DEMAND)  # type: ignore[arg-type]
+    found = objection_to_channel(replace(CHANNEL, **change), TERMS, DEMAND)
     assert (found and found.code) == code
 
 

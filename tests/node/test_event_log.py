@@ -126,8 +126,7 @@ async def test_followers_resume_by_number_and_end_with_the_task(tmp_path: Path) 
     assert log.readers == 0
     late: list[int] = []
     async with aclosing(log.follow(after=602)) as events:
-        async for event in events:
-            late.append(event.number)
+        late += [event.number async for event in events]
     assert late == []
     log.close()
 

@@ -41,7 +41,7 @@ async def run_one_job(
                 await trio.sleep(0.5)
                 if not client.down.is_set():
                     task_id = await client.submit("run", wait=True, key=KEY)
-            while client.down.is_set() or client.api.task(task_id).ended_ms is None:
+            while client.down.is_set() or client.api.task(task_id).ended_ms is None:  # noqa: ASYNC110 - it may be down
                 await trio.sleep(0.5)
             await trio.sleep(60)
         nursery.cancel_scope.cancel()

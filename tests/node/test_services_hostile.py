@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Pause
 from robocompute_node.p2p.port import FrameStream, PeerGone
 from robocompute_protocol import codec
-from robocompute_protocol.errors import RemoteProtocolError
-from robocompute_protocol.identifiers import AgreementId, ChannelId, digest
+from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, digest
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
     PROTOCOL_BLOB,
@@ -36,6 +35,8 @@ from robocompute_protocol.messages import (
     JobMessage,
     Kept,
     Message,
+    Missing,
+    NeverLeased,
     Order,
     PayMessage,
     Quote,
@@ -43,7 +44,6 @@ from robocompute_protocol.messages import (
     Refused,
     Stored,
     Sync,
-    Terms,
     Waiting,
     Want,
 )
@@ -147,12 +147,11 @@ async def test_garbage_ends_its_own_stream_only(
 ) -> None:
     async with running_job(tmp_path) as stage:
         for garbage in GARBAGE:
-            with pytest.raises((PeerGone, RemoteProtocolError)):
+            with suppress(PeerGone), trio.fail_after(60):
                 async with stage.stream(stage.stranger, protocol) as stream:
                     await stream.send(garbage)
-                    while (frame := await stream.receive(timeout_s=60)) is not None:
+                    while (frame := await stream.receive()) is not None:
                         assert b"refused" in frame
-                    raise PeerGone("ended")
 
 
 async def test_what_is_out_of_place_ends_the_stream(
@@ -306,7 +305,7 @@ async def test_an_order_on_another_payers_channel_is_never_leased(
         await stranger.exchange.push(stage.provider.key.node_key, (manifest,), told=told)
         order, name = order_for(stage, quote)
         answer = await stage.ask(stranger, PROTOCOL_AGREEMENT, order)
-        assert answer is not None and not isinstance(answer, Quote | Refused | Waiting)
+        assert isinstance(answer, NeverLeased)
         letting = stage.provider.lettings.get(name)
         assert letting is not None
         assert letting.state.detail.startswith("channel_wrong_parties")
@@ -340,7 +339,7 @@ async def test_chunks_are_taken_only_after_a_quote_and_only_whole(
             assert not stage.provider.blobs.has(chunk)
         known = stage.client.tasks.get(stage.task_id).spec.upload
         answer = await stage.ask(stranger, PROTOCOL_BLOB, Want(chunks=(known,)))
-        assert answer is not None and not isinstance(answer, ChunkPart)
+        assert answer == Missing(chunks=(known,))
 
 
 async def test_a_flood_of_quotes_is_bounded_and_lets_no_slot(
@@ -349,14 +348,18 @@ async def test_a_flood_of_quotes_is_bounded_and_lets_no_slot(
     async with running_job(tmp_path) as stage:
         answers: list[Message | None] = []
         for number in range(200):
-            wallet = digest(b"wallet", number.to_bytes(4))
             request = QuoteRequest(
-                requirements=SMALL, payer=stage.stranger.wallet, mint=USDC, wall_ms=Millis(1)
+                requirements=SMALL,
+                payer=Address(digest(b"wallet", number.to_bytes(4))),
+                mint=USDC,
+                wall_ms=Millis(1),
             )
-            request = msgspec.structs.replace(request, payer=wallet)
             answers.append(await stage.ask(stage.stranger, PROTOCOL_AGREEMENT, request))
         assert sum(isinstance(answer, Quote) for answer in answers) == 1
         await trio.sleep(6)
+        request = QuoteRequest(
+            requirements=SMALL, payer=stage.stranger.wallet, mint=USDC, wall_ms=Millis(1)
+        )
         assert isinstance(await stage.ask(stage.stranger, PROTOCOL_AGREEMENT, request), Quote)
 
 

@@ -73,18 +73,21 @@ async def test_the_next_job_uses_the_credit_of_the_last_one_first(
         assert client.channel_with(provider).ledger.cumulative == 10_000 + costs[0] + costs[1]
 
 
-@pytest.mark.parametrize("horizon_s", [4.0, 10.0, 60.0, 200.0, 3_600.0])
+@pytest.mark.parametrize("horizon_s", [4.0, 10.0, 60.0, 250.0, 900.0])
 async def test_a_job_is_never_prepaid_further_than_its_horizon_and_never_freezes(
     horizon_s: float, tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:
     async with fake_world(tmp_path) as world:
         client, provider = await pair(world, horizon_s=horizon_s)
-        task_id = await client.submit("run", "900000")
+        job_ms = int(max(100_000, horizon_s * 3_000))
+        task_id = await client.submit("run", str(job_ms))
         await client.until_stage(task_id, "running")
         ahead: list[int] = []
         while client.api.task(task_id).ended_ms is None:
-            for record in provider.lettings.running():
-                ahead.append(record.state.prepaid_ms - provider.lettings.elapsed(record))
+            ahead += [
+                record.state.prepaid_ms - provider.lettings.elapsed(record)
+                for record in provider.lettings.running()
+            ]
             await trio.sleep(0.5)
         assert max(ahead) <= horizon_s * 1_000 + 1_000
         task = client.api.task(task_id)
@@ -93,7 +96,7 @@ async def test_a_job_is_never_prepaid_further_than_its_horizon_and_never_freezes
         assert receipt is not None
         assert receipt["frozen_ms"] == 0
         payee = world.check_agreed(client, provider)
-        assert 900_000 <= payee.ledger.owed <= 901_500
+        assert job_ms <= payee.ledger.owed <= job_ms + 1_500
 
 
 async def test_a_channel_is_topped_up_when_a_job_outgrows_its_deposit(
@@ -138,9 +141,9 @@ async def test_a_job_waits_for_a_busy_provider_until_the_last_signed_tick_is_ove
             bytes.fromhex(n.api.task(t).agreement or "") for n, t in ((first, one), (second, two))
         ]
         ticks = [provider.lettings.get(AgreementId(a)) for a in agreements]
-        assert ticks[0] is not None and ticks[1] is not None
-        assert ticks[0].tick is not None and ticks[1].tick is not None
-        assert not overlaps(ticks[0].tick, ticks[1].tick)
+        signed = [letting.tick for letting in ticks if letting is not None and letting.tick]
+        assert len(signed) == 2
+        assert not overlaps(*signed)
         world.check_agreed(first, provider)
         world.check_agreed(second, provider)
 
@@ -279,7 +282,8 @@ async def test_a_closing_channel_ends_the_job_and_is_settled(
         before = await client.chain.balance(client.wallet, USDC)
         await trio.sleep(700)
         after = await client.chain.balance(client.wallet, USDC)
-        assert before is not None and after is not None
+        assert before is not None
+        assert after is not None
         assert after.available - before.available == view.deposit - view.settled
         assert client.channel_with(provider).phase is ChannelPhase.CLOSED
         world.check_money()

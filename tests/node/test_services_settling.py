@@ -88,8 +88,8 @@ async def test_a_refused_claim_is_set_aside_and_the_others_of_its_batch_go_on(
             assert record is not None
             expected = 0 if record.channel == spoilt else record.ledger.owed
             assert record.settled == expected
-        refused = provider.earnings.summary()["refused"]
-        assert isinstance(refused, list) and len(refused) == 1
+        told = str(provider.earnings.summary()["refused"])
+        assert told.count("not there") == 1
         assert settled(world) <= 4
 
 

@@ -58,9 +58,14 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
 
 def test_a_transaction_that_raises_did_not_happen(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    with pytest.raises(ZeroDivisionError), store.transaction() as txn:
-        txn.put(ROWS, b"a", Row(1))
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with store.transaction() as txn:
+            txn.put(ROWS, b"a", Row(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert store.get(ROWS, b"a") is None
     store.close()
 

@@ -302,6 +302,18 @@ class ChannelKeeper:
         record = self.get(channel)
         self._write(txn, self._heard(record, record.ledger.release(agreement)))
 
+    def adopt(self, channel: ChannelId, voucher: SignedVoucher) -> PayerLedger:
+        """Learn from a voucher of our own that a provider shows: our store may be an older copy.
+
+        Raises: RemoteProtocolError, LocalProtocolError.
+        """
+        record = self.get(channel)
+        ledger = record.ledger.adopt(voucher, self._key.node_key)
+        if ledger != record.ledger:
+            log.warning("this node's store is older than its provider's: vouchers were adopted")
+            self._change(channel, ledger=ledger)
+        return ledger
+
     def _heard(self, record: ChannelRecord, ledger: PayerLedger) -> ChannelRecord:
         return msgspec.structs.replace(record, ledger=ledger, last_seen_ms=self._clock.now_ms())
 

@@ -84,6 +84,9 @@ class RentalBook:
     def get(self, agreement: AgreementId) -> RentalRecord:
         return self._records[agreement]
 
+    def knows(self, agreement: AgreementId) -> bool:
+        return agreement in self._records
+
     def lost(self) -> tuple[RentalRecord, ...]:
         """Agreements whose provider vanished and may come back."""
         return tuple(

@@ -71,6 +71,8 @@ FUND_AHEAD: Final = Millis(30_000)
 FEED_HOLDS_MS: Final = 2_000
 """A feed that stays open this long is a working one; one that breaks at once, again and again, is
 no better than none."""
+RESULTS_WITHIN_MS: Final = 3_600_000
+"""A provider that signed a receipt, and answers, but offers no results for an hour never will."""
 FEED_SILENCE_SECONDS: Final = 3_600.0
 """A feed may be silent as long as a job is; whether the provider lives is seen by its ticks."""
 
@@ -134,6 +136,8 @@ class RentalLink:
         self.heard_ms = clock.now_ms()
         self._fed_ms = clock.now_ms()
         self._feed_opened_ms: Millis | None = None
+        self._ended_ms: Millis | None = None
+        self._fetching = False
 
     @property
     def record(self) -> RentalRecord:
@@ -142,6 +146,10 @@ class RentalLink:
     def silent_ms(self) -> Millis:
         """How long the provider has been of no use: not heard of, or no feed that holds."""
         now = self._clock.now_ms()
+        if self.record.state.phase is ClientPhase.ENDED and not self._fetching:
+            self._ended_ms = self._ended_ms or now
+            if now - self._ended_ms > RESULTS_WITHIN_MS:
+                return Millis(now)
         opened = self._feed_opened_ms
         if opened is not None and now - opened > FEED_HOLDS_MS:
             self._fed_ms = now
@@ -361,7 +369,7 @@ class RentalLink:
         try:
             return await self._feed_from(next_output, files)
         finally:
-            self._feed_opened_ms = None
+            self._feed_opened_ms, self._fetching = None, False
 
     async def _feed_from(self, next_output: int, files: tuple[tuple[str, int], ...]) -> bool:
         async with self._network.open(self.record.provider, PROTOCOL_JOB) as stream:
@@ -373,6 +381,8 @@ class RentalLink:
                 message = await hear_or_end(stream, JobMessage, timeout_s=FEED_SILENCE_SECONDS)
                 self._heard()
                 match message:
+                    case None if self.record.state.phase is ClientPhase.ENDED:
+                        raise RemoteProtocolError("a feed of an ended job without its results")
                     case None:
                         raise PeerGone("the job's feed ended before the job did")
                     case Output():
@@ -384,7 +394,10 @@ class RentalLink:
                     case Usage():
                         self._sink.usage(message)
                     case Finished():
-                        self._book.ended(self._agreement, message.receipt)
+                        receipt = self._book.ended(self._agreement, message.receipt)
+                        if receipt.artifacts != message.artifacts:
+                            raise RemoteProtocolError("other results than the receipt names")
+                        self._fetching = True
                         await self._sink.results(message)
                         self._book.apply(self._agreement, ResultsStored())
                         await say(stream, Kept(agreement=self._agreement))

@@ -11,11 +11,12 @@ from robocompute_node.services.metrics_inbox import LIVE_PREFIX, MetricsInbox
 from robocompute_node.services.rental_link import JobSink
 from robocompute_node.services.task_book import TaskBook
 from robocompute_protocol import codec, limits
+from robocompute_protocol.errors import RemoteProtocolError
 from robocompute_protocol.identifiers import NodeKey
 from robocompute_protocol.messages import Appended, Finished, Manifest, Output, Stage, Usage
 
 MAX_META_BYTES: Final = 1 << 20
-"""A run's meta.json that is put beside its metrics at the end."""
+"""A run's meta.json that is put beside its metrics at the end: one chunk."""
 
 
 class TaskSink(JobSink):
@@ -47,6 +48,9 @@ class TaskSink(JobSink):
     def output(self, records: list[Output]) -> None:
         log = self._tasks.log(self._task_id)
         new = [record for record in records if record.sequence >= log.next_output]
+        for due, record in enumerate(new, log.next_output):
+            if record.sequence != due:
+                raise RemoteProtocolError(f"output {record.sequence} came where {due} was due")
         if new and log.full:
             log.next_output = new[-1].sequence + 1
             self._tasks.enter_stage(
@@ -69,7 +73,7 @@ class TaskSink(JobSink):
         await self._exchange.pull(self._provider, chunks_of(manifest))
         for file in manifest.files:
             meta = file.path.startswith(LIVE_PREFIX) and file.path.endswith(".json")
-            if meta and file.size <= MAX_META_BYTES:
+            if meta and file.size <= MAX_META_BYTES and len(file.chunks) <= 1:
                 data = b"".join(self._blobs.get(chunk) for chunk in file.chunks)
                 self._inbox.replace(self._task_id, file.path, data)
 
