@@ -1,8 +1,0 @@
-"""Lets soaks use the worlds of tests/world."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "world"))
