@@ -10,20 +10,30 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from settlement_chains import ChainWorld, embedded_world, validator_binary, validator_world
+from settlement_chains import (
+    ChainWorld,
+    FakeChainWorld,
+    embedded_world,
+    validator_binary,
+    validator_world,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture(
-    scope="session", params=["embedded", pytest.param("validator", marks=pytest.mark.chain)]
+    scope="session",
+    params=["embedded", "fake", pytest.param("validator", marks=pytest.mark.chain)],
 )
 def world(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ChainWorld]:
     """A chain with the program set up, and a pool of wallets that hold SOL and USDC."""
     folder = tmp_path_factory.mktemp(str(request.param))
+    if request.param == "fake":
+        yield FakeChainWorld(folder)
+        return
     if request.param == "embedded":
         with embedded_world(folder) as running:
             yield running

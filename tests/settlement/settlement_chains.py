@@ -22,6 +22,7 @@ from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits
 from robocompute_protocol.signing import SigningKey
 from robocompute_settlement.embedded.genesis import genesis_accounts, read_genesis
+from robocompute_settlement.fake import FakeChain, FakeSettlement
 from robocompute_settlement.localworld import (
     TREASURY,
     GenesisPlan,
@@ -288,3 +289,47 @@ def _wait_for(world: ChainWorld) -> None:
         time.sleep(0.2)
     message = "the validator did not answer in time"
     raise RuntimeError(message)
+
+
+class FakeAdapter(FakeSettlement):
+    """The fake, with the parts of an adapter that only a connection needs."""
+
+    async def __aenter__(self) -> FakeAdapter:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def connect(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
+class FakeChainWorld(ChainWorld):
+    """A world without a process: ``robocompute_settlement.fake``, for tests of services."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(name="fake", folder=folder, plan=_plan())
+        self._skipped_s = 0
+        self._chain = FakeChain(
+            now_s=lambda: time.monotonic() + self._skipped_s,
+            mints=self.plan.mints,
+            fee_bps=FEE_BPS,
+            min_challenge_s=MIN_CHALLENGE_S,
+            treasury=local_address(TREASURY),
+            admin=self.plan.faucet,
+        )
+        for wallet in self.plan.wallets:
+            tokens = wallet.tokens[self.usdc]
+            self._chain.found(wallet.address, lamports=wallet.lamports, tokens=tokens)
+
+    def adapter(self, person: Person, **options: Any) -> Any:
+        assert not options
+        return FakeAdapter(self._chain, person.address)
+
+    async def pass_time(self, seconds: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self._skipped_s += seconds
