@@ -22,7 +22,7 @@ from robocompute_node.executor.port import BlobStore
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
 from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
-from robocompute_node.services.conversation import PeerRefused, expect, say
+from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.market import Market
 from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
 from robocompute_node.services.metrics_inbox import MetricsInbox
@@ -30,13 +30,14 @@ from robocompute_node.services.rental_book import RentalBook, RentalRecord
 from robocompute_node.services.rental_link import RentalLink
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.services.task_sink import TaskSink
+from robocompute_node.services.voucher_sync import VoucherSync
 from robocompute_node.store import Transaction
 from robocompute_protocol import codec, limits, terms as rules
 from robocompute_protocol.agreement import ClientPhase
 from robocompute_protocol.causes import ANSWERABLE, Cause, Side
 from robocompute_protocol.errors import ChainError, RemoteProtocolError, RoboComputeError
-from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
-from robocompute_protocol.messages import PROTOCOL_PAY, Manifest, PayMessage, Receipt, Sync, Terms
+from robocompute_protocol.identifiers import Address, NodeKey, to_base58
+from robocompute_protocol.messages import Manifest, Receipt, Terms
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 from robocompute_protocol.steps import HorizonPassed, ResultsStored
 
@@ -50,8 +51,6 @@ TELL_UPLOAD_SECONDS: Final = 0.25
 """Between words about an upload's progress: each is an event in the task's log."""
 RECLAIM_SECONDS: Final = 10.0
 """Between tries to reach a provider that was lost: its receipt turns what was promised to credit."""
-SYNC_SECONDS: Final = 10.0
-"""A provider that does not show its vouchers by then is away."""
 RESULTS_LOST: Final = "RESULTS_LOST"
 """The job ended, but its provider went away before its output and results were all here."""
 
@@ -87,7 +86,7 @@ class Rentals:
         self._matchmaking = matchmaking
         self._inbox = inbox
         self._nursery: trio.Nursery | None = None
-        self._synced: set[ChannelId] = set()
+        self._sync = VoucherSync(network, channels, book)
 
     def begin(self, task_id: str) -> None:
         """Drive a task that was just stored."""
@@ -155,7 +154,7 @@ class Rentals:
         )
         try:
             channel = await self._fund_and_upload(task, found)
-            if channel is not None and not await self._sync(channel):
+            if channel is not None and not await self._sync.agrees(channel):
                 channel = None
             renewed = await self._matchmaking.renew(found, task)
         except* PeerGone as exc:
@@ -242,27 +241,6 @@ class Rentals:
             await self._tasks.cancelled(task.task_id).wait()
             nursery.cancel_scope.cancel()
         return channels[0] if channels else None
-
-    async def _sync(self, channel: ChannelRecord) -> bool:
-        """Compare vouchers once a start, before a channel is used again; False to open another.
-
-        A channel with agreements that this node no longer knows of is closed: the provider settles
-        what it is owed, the rest comes back.
-        """
-        name = channel.channel
-        if name in self._synced or channel.ledger.sequence == 0:
-            self._synced.add(name)
-            return True
-        async with self._network.open(channel.payee_node, PROTOCOL_PAY) as stream:
-            await say(stream, Sync(channel=name, voucher=None))
-            shown = await expect(stream, PayMessage, Sync, timeout_s=SYNC_SECONDS)
-        if shown.voucher is not None:
-            ledger = self._channels.adopt(name, shown.voucher)
-            if not all(self._book.knows(agreement) for agreement, _ in ledger.open):
-                await self._channels.request_close(name)
-                return False
-        self._synced.add(name)
-        return True
 
     def _first_tick(self) -> Millis:
         client = self._config.client
