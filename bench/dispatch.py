@@ -36,6 +36,11 @@ MARKER: Final = "first line of the job"
 SCRIPT: Final = f'print("{MARKER}", flush=True)\n'
 WARM_UPS: Final = 2
 """Jobs before the first timed one: the first opens the channel and fills every cache."""
+STAGES: Final = (
+    "chisel", "accepted", "matching", "funding", "uploading", "ordering", "preparing",
+    "environment", "starting", "running", "output",
+)  # fmt: skip
+"""In the order in which a job meets them; one that takes no time may not show in every run."""
 RUN_LIMIT_S: Final = 120.0
 """A run that takes longer is a failure, not a figure."""
 
@@ -118,7 +123,8 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "first_line_max_ms": round(first[-1], 1),
         "exit_median_ms": round(statistics.median(run.exit_ms for run in runs), 1),
         "stages_median_ms": {
-            stage: round(statistics.median(spent), 1) for stage, spent in stages.items()
+            stage: round(statistics.median(stages[stage]), 1)
+            for stage in sorted(stages, key=STAGES.index)
         },
     }
 
