@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_POLL_SECONDS: Final = 2.0
 """Between looks at channels that are to be closed: a look costs one account read a channel."""
+CHAIN_LAG_SECONDS: Final = 2
+"""The chain counts whole seconds, and is behind our clock: before, it would refuse the last step."""
 CONFIRM_SECONDS: Final = 30.0
 """An open transaction that is not confirmed by then is looked up before anything else is done."""
 
@@ -353,7 +355,7 @@ class ChannelKeeper:
                 await self._chain.request_close(view)
             elif record.close_at_s != view.close_at_s:
                 self._change(record.channel, close_at_s=view.close_at_s)
-            elif self._clock.now_ms() >= record.close_at_s * 1000:
+            elif self._clock.now_ms() >= (record.close_at_s + CHAIN_LAG_SECONDS) * 1000:
                 await self._chain.finalize_close(view)
                 self._change(record.channel, phase=ChannelPhase.CLOSED)
                 log.info("channel closed, its rest is in the balance again")
