@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from robocompute_node.api.server import serve
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.clocks import Clock
-from robocompute_node.config import NodeConfig
 from robocompute_node.core.channel_policy import ChannelDemand
 from robocompute_node.core.offer_book import OfferBook
 from robocompute_node.executor.bubblewrap import BubblewrapExecutor
@@ -45,11 +43,16 @@ from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.store import Store
 from robocompute_protocol.errors import ChainError, ConfigError
-from robocompute_protocol.identifiers import Address, NodeKey
 from robocompute_protocol.messages import CLASSES, Offer
-from robocompute_protocol.money import Millis
 from robocompute_protocol.signing import SigningKey
 from robocompute_settlement.solana import SolanaSettlement
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from robocompute_node.config import NodeConfig
+    from robocompute_protocol.identifiers import Address, NodeKey
+    from robocompute_protocol.money import Millis
 
 log = logging.getLogger(__name__)
 

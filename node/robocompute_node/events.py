@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import AsyncGenerator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
 from robocompute_node.api.port import TaskEvent
 from robocompute_protocol.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
 
 _HEADER: Final = struct.Struct(">I")
 MAX_LOG_BYTES: Final = 1 << 30

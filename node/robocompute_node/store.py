@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import lmdb
 import msgspec
 
 from robocompute_protocol.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
 
 T = TypeVar("T")
 

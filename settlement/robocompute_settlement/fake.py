@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -31,6 +30,9 @@ from robocompute_settlement.port import (
     StakeView,
 )
 from robocompute_settlement.program_errors import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 FINAL_AFTER_S: Final = 13.0
 """What is confirmed is final after this long: 32 slots of 0.4 s."""

@@ -6,11 +6,9 @@ moment, also right after any of its writes to disk, and started again on what it
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -53,6 +51,10 @@ from robocompute_protocol.messages import CLASSES, FileEntry, Manifest, Offer, R
 from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.signing import SigningKey
 from robocompute_settlement.fake import FakeChain, FakeSettlement
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+    from pathlib import Path
 
 PRICE = MicroUnits(3_600_000)
 """A micro-unit a millisecond."""

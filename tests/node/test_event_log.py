@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 from contextlib import aclosing
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
 from robocompute_node.events import TaskLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WRITER = """
 import sys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -10,7 +10,11 @@ from fake_world import FakeNode, World, fake_world
 
 from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Append, Pause, Say, Step
-from robocompute_protocol.messages import TaskSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from robocompute_protocol.messages import TaskSpec
 
 KEY = "only-once"
 

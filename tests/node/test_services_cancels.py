@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -16,6 +16,9 @@ from robocompute_protocol.identifiers import Address, ChannelId
 from robocompute_protocol.messages import PROTOCOL_AGREEMENT
 from robocompute_settlement.fake import FakeChain, FakeSettlement
 from robocompute_settlement.port import ChannelView, Commitment
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class LateChain(FakeSettlement):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -48,9 +47,14 @@ from robocompute_protocol.messages import (
     Want,
 )
 from robocompute_protocol.money import MicroUnits, Millis
-from robocompute_protocol.signing import SigningKey
 from robocompute_protocol.terms import agreement_id, sign_terms
 from robocompute_protocol.vouchers import PayerLedger, sign_voucher
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from robocompute_protocol.signing import SigningKey
 
 UNIONS = {
     PROTOCOL_AGREEMENT: AgreementMessage,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -11,7 +10,6 @@ from fake_world import USDC, FakeNode, World, fake_world
 
 from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Append, Pause, Say
-from robocompute_node.p2p.port import FrameStream
 from robocompute_node.services.channels import ChannelPhase
 from robocompute_node.services.conversation import hear_or_end, say
 from robocompute_protocol.causes import Cause
@@ -27,6 +25,11 @@ from robocompute_protocol.messages import (
 from robocompute_protocol.money import MicroUnits
 from robocompute_protocol.receipts import sign_never_leased
 from robocompute_protocol.terms import agreement_id, open_terms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from robocompute_node.p2p.port import FrameStream
 
 
 async def pair(world: World, **client_settings: Any) -> tuple[FakeNode, FakeNode]:

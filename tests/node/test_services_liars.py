@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -13,7 +12,6 @@ from fake_world import FakeNode, World, fake_world
 
 from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Pause
-from robocompute_node.p2p.port import FrameStream
 from robocompute_node.services.conversation import hear_or_end, say
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.messages import (
@@ -27,6 +25,12 @@ from robocompute_protocol.messages import (
 )
 from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.receipts import build_receipt, sign_receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from robocompute_node.p2p.port import FrameStream
 
 PATHS = (
     "../../../outside.jsonl",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 from fake_world import FakeNode, World, fake_world
@@ -11,6 +11,9 @@ from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Pause
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused
 from robocompute_protocol.money import MicroUnits
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def earn(world: World, provider: FakeNode, *names: str) -> list[FakeNode]:

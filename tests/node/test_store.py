@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from robocompute_node.store import Store, Table
 from robocompute_protocol.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from robocompute_protocol import limits
-from robocompute_protocol.messages import Terms
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
-from robocompute_settlement.port import ChannelView
+
+if TYPE_CHECKING:
+    from robocompute_protocol.messages import Terms
+    from robocompute_settlement.port import ChannelView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from robocompute_protocol.identifiers import Address, NodeKey
-from robocompute_protocol.messages import Offer, Requirements
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from robocompute_protocol.identifiers import Address, NodeKey
+    from robocompute_protocol.messages import Offer, Requirements
 
 
 @dataclass(frozen=True, slots=True)

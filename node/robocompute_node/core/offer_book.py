@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from robocompute_protocol import limits
-from robocompute_protocol.identifiers import NodeKey
 from robocompute_protocol.messages import CLASSES, Offer, Signed
 from robocompute_protocol.money import Millis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from robocompute_protocol.identifiers import NodeKey
 
 MAX_OFFERS: Final = 50_000
 """Offers in the book: about 60 MB; beyond that the ones that expire first make room."""

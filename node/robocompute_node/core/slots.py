@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from robocompute_protocol.identifiers import Address, AgreementId
 from robocompute_protocol.money import Millis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from robocompute_protocol.identifiers import Address, AgreementId
 
 
 @dataclass(frozen=True, slots=True)

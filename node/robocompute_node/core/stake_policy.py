@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from robocompute_protocol.identifiers import Address, NodeKey
+from typing import TYPE_CHECKING
+
 from robocompute_protocol.money import MicroUnits, format_amount
-from robocompute_settlement.port import StakeView
+
+if TYPE_CHECKING:
+    from robocompute_protocol.identifiers import Address, NodeKey
+    from robocompute_settlement.port import StakeView
 
 
 def objection_to_stake(

@@ -7,11 +7,13 @@ is here: for each peer only what it sent, or what its own jobs made, exists.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from robocompute_node.executor.port import BlobStore
 from robocompute_node.store import Store, Table
-from robocompute_protocol.identifiers import Digest, NodeKey
+
+if TYPE_CHECKING:
+    from robocompute_node.executor.port import BlobStore
+    from robocompute_protocol.identifiers import Digest, NodeKey
 
 GRANTS: Final = Table("blob-grants/1", bool)
 """Key: peer, then chunk."""

@@ -7,11 +7,9 @@ round. Pull: the asker says Want, the other answers with the chunks, or Missing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from robocompute_node.executor.port import BlobStore
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone
-from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.conversation import expect, hear, hear_or_end, say
 from robocompute_protocol import limits
 from robocompute_protocol.errors import RemoteProtocolError
@@ -28,6 +26,10 @@ from robocompute_protocol.messages import (
     Stored,
     Want,
 )
+
+if TYPE_CHECKING:
+    from robocompute_node.executor.port import BlobStore
+    from robocompute_node.services.blob_access import BlobAccess
 
 PART_BYTES: Final = 65_000
 """Data of one part: with its envelope it fits one transport frame of 65,507 bytes."""

@@ -7,24 +7,27 @@ any voucher leaves the node.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 import trio
 
 from robocompute_node.api.port import InsufficientFunds
-from robocompute_node.clocks import Clock
-from robocompute_node.config import NodeConfig
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
 from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, Digest, NodeKey
-from robocompute_protocol.messages import SignedVoucher
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
-from robocompute_protocol.signing import SigningKey
 from robocompute_protocol.vouchers import PayerLedger, sign_voucher
 from robocompute_settlement.port import ChannelView, Commitment, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robocompute_node.clocks import Clock
+    from robocompute_node.config import NodeConfig
+    from robocompute_protocol.messages import SignedVoucher
+    from robocompute_protocol.signing import SigningKey
 
 log = logging.getLogger(__name__)
 

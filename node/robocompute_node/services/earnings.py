@@ -7,20 +7,23 @@ transaction. Settling is safe to repeat: the chain pays a total, not a differenc
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 import trio
 
-from robocompute_node.clocks import Clock
-from robocompute_node.config import NodeConfig
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
 from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import PayeeLedger
 from robocompute_settlement.port import ChannelView, SettleClaim, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from robocompute_node.clocks import Clock
+    from robocompute_node.config import NodeConfig
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from robocompute_node.clocks import Clock
 from robocompute_node.core.channel_policy import (
     ChannelDemand,
     Objection,
@@ -21,12 +20,8 @@ from robocompute_node.core.channel_policy import (
 )
 from robocompute_node.core.matching import misfit, slots_needed
 from robocompute_node.core.slots import bits_of, indices_of
-from robocompute_node.executor.port import BlobStore
-from robocompute_node.p2p.port import FrameStream, Network
-from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.conversation import hear_or_end, say
-from robocompute_node.services.earnings import EarningRecord, Earnings
 from robocompute_node.services.lettings import LettingRecord, Lettings
 from robocompute_protocol import codec, limits, terms as rules
 from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase, advance
@@ -63,6 +58,13 @@ from robocompute_protocol.steps import (
     VoucherAccepted,
 )
 from robocompute_settlement.port import Commitment, Settlement
+
+if TYPE_CHECKING:
+    from robocompute_node.clocks import Clock
+    from robocompute_node.executor.port import BlobStore
+    from robocompute_node.p2p.port import FrameStream, Network
+    from robocompute_node.services.blob_access import BlobAccess
+    from robocompute_node.services.earnings import EarningRecord, Earnings
 
 log = logging.getLogger(__name__)
 

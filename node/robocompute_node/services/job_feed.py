@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from robocompute_node.executor.port import Executor
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone
 from robocompute_node.services.conversation import hear, hear_or_end, say
-from robocompute_node.services.job_runs import JobRun, JobRuns
-from robocompute_node.services.lettings import LettingRecord, Lettings
 from robocompute_protocol.agreement import ProviderPhase
 from robocompute_protocol.errors import RemoteProtocolError
 from robocompute_protocol.messages import (
@@ -28,6 +25,11 @@ from robocompute_protocol.messages import (
     Message,
     Refused,
 )
+
+if TYPE_CHECKING:
+    from robocompute_node.executor.port import Executor
+    from robocompute_node.services.job_runs import JobRun, JobRuns
+    from robocompute_node.services.lettings import LettingRecord, Lettings
 
 log = logging.getLogger(__name__)
 

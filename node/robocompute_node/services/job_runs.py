@@ -7,13 +7,11 @@ time comes in as numbers, the end goes out as a cause.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from robocompute_node.clocks import Clock
 from robocompute_node.executor.port import (
     BlobStore,
     Executor,
@@ -26,10 +24,15 @@ from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_protocol import codec, limits
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import RoboComputeError
-from robocompute_protocol.identifiers import AgreementId, Digest
 from robocompute_protocol.messages import Manifest, Stage, TaskSpec
 from robocompute_protocol.money import Millis
 from robocompute_protocol.receipts import NO_OUTPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robocompute_node.clocks import Clock
+    from robocompute_protocol.identifiers import AgreementId, Digest
 
 log = logging.getLogger(__name__)
 

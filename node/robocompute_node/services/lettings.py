@@ -8,18 +8,12 @@ collect) is done by tasks of this service, each of which can be repeated after a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 import trio
 
-from robocompute_node.clocks import Clock
 from robocompute_node.core.slots import SlotTable, indices_of
-from robocompute_node.executor.port import Executor
-from robocompute_node.services.blob_access import BlobAccess
-from robocompute_node.services.earnings import EarningRecord, Earnings
-from robocompute_node.services.job_runs import JobRun, JobRuns
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol import leases, receipts, terms as rules
 from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase, advance
@@ -27,7 +21,6 @@ from robocompute_protocol.causes import Cause
 from robocompute_protocol.identifiers import AgreementId, Digest
 from robocompute_protocol.messages import LeaseTick, Signed, Terms
 from robocompute_protocol.money import Millis, format_amount
-from robocompute_protocol.signing import SigningKey
 from robocompute_protocol.steps import (
     ChannelClosing,
     CloseAllocation,
@@ -46,6 +39,16 @@ from robocompute_protocol.steps import (
     StopJob,
     WatchJob,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from robocompute_node.clocks import Clock
+    from robocompute_node.executor.port import Executor
+    from robocompute_node.services.blob_access import BlobAccess
+    from robocompute_node.services.earnings import EarningRecord, Earnings
+    from robocompute_node.services.job_runs import JobRun, JobRuns
+    from robocompute_protocol.signing import SigningKey
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 import trio
 
-from robocompute_node.clocks import Clock
 from robocompute_node.core.offer_book import OfferBook, Verdict
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone
 from robocompute_node.services.conversation import expect, hear, say
@@ -32,6 +31,9 @@ from robocompute_protocol.messages import (
 )
 from robocompute_protocol.money import Millis
 from robocompute_protocol.signing import OFFER, SigningKey, open_signed, sign_message
+
+if TYPE_CHECKING:
+    from robocompute_node.clocks import Clock
 
 log = logging.getLogger(__name__)
 

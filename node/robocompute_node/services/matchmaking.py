@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from robocompute_node.clocks import Clock
-from robocompute_node.config import NodeConfig
 from robocompute_node.core.matching import Match, explain_no_match, misfit, rank
 from robocompute_node.core.stake_policy import objection_to_stake
-from robocompute_node.core.tasks import TaskRecord
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.conversation import PeerRefused, expect, say
-from robocompute_node.services.market import Market
 from robocompute_protocol import limits
 from robocompute_protocol.errors import ChainError, RemoteProtocolError
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
@@ -24,7 +20,13 @@ from robocompute_protocol.messages import (
     QuoteRequest,
 )
 from robocompute_protocol.money import MicroUnits, Millis
-from robocompute_settlement.port import Settlement, StakeView
+
+if TYPE_CHECKING:
+    from robocompute_node.clocks import Clock
+    from robocompute_node.config import NodeConfig
+    from robocompute_node.core.tasks import TaskRecord
+    from robocompute_node.services.market import Market
+    from robocompute_settlement.port import Settlement, StakeView
 
 log = logging.getLogger(__name__)
 

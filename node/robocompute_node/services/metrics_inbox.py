@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from robocompute_node.store import Store, Table
-from robocompute_protocol.messages import Appended
+
+if TYPE_CHECKING:
+    from robocompute_protocol.messages import Appended
 
 log = logging.getLogger(__name__)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from robocompute_node.config import NodeConfig
-from robocompute_node.inventory import Inventory
-from robocompute_protocol.identifiers import Address, NodeKey
 from robocompute_protocol.messages import Offer
 from robocompute_protocol.money import Millis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robocompute_node.config import NodeConfig
+    from robocompute_node.inventory import Inventory
+    from robocompute_protocol.identifiers import Address, NodeKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

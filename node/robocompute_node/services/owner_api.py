@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -19,17 +18,10 @@ from robocompute_node.api.port import (
     TaskView,
 )
 from robocompute_node.api.views import log_json
-from robocompute_node.clocks import Clock
-from robocompute_node.config import NodeConfig
 from robocompute_node.core.matching import explain_no_match, rank
 from robocompute_node.core.tasks import TaskRecord
-from robocompute_node.executor.port import BlobStore
-from robocompute_node.p2p.port import Network
 from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.channels import ChannelKeeper, ChannelPhase
-from robocompute_node.services.market import Market
-from robocompute_node.services.rentals import Rentals
-from robocompute_node.services.task_book import TaskBook
 from robocompute_protocol import codec, limits
 from robocompute_protocol.errors import ChainError
 from robocompute_protocol.identifiers import (
@@ -42,7 +34,18 @@ from robocompute_protocol.identifiers import (
 )
 from robocompute_protocol.messages import Manifest, Offer, Receipt, TaskSpec
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
-from robocompute_settlement.port import Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from robocompute_node.clocks import Clock
+    from robocompute_node.config import NodeConfig
+    from robocompute_node.executor.port import BlobStore
+    from robocompute_node.p2p.port import Network
+    from robocompute_node.services.market import Market
+    from robocompute_node.services.rentals import Rentals
+    from robocompute_node.services.task_book import TaskBook
+    from robocompute_settlement.port import Settlement
 
 LAMPORTS_PLACES: Final = 9
 """Decimals of SOL."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from robocompute_node.clocks import Clock
-from robocompute_node.services.channels import ChannelKeeper
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol import leases, receipts, terms as rules
 from robocompute_protocol.agreement import ClientAgreement, ClientPhase, advance, order
@@ -24,7 +21,6 @@ from robocompute_protocol.messages import (
     Terms,
 )
 from robocompute_protocol.money import MicroUnits, Millis, charge
-from robocompute_protocol.signing import SigningKey
 from robocompute_protocol.steps import (
     ClientEffect,
     ClientEvent,
@@ -34,6 +30,13 @@ from robocompute_protocol.steps import (
     ReleaseAllocation,
     TickReceived,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robocompute_node.clocks import Clock
+    from robocompute_node.services.channels import ChannelKeeper
+    from robocompute_protocol.signing import SigningKey
 
 
 class RentalRecord(msgspec.Struct, frozen=True, kw_only=True):

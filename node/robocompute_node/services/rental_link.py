@@ -7,21 +7,16 @@ answered anything, which is what the horizon is measured from.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from robocompute_node.api.port import InsufficientFunds
-from robocompute_node.clocks import Clock
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone
-from robocompute_node.services.channels import ChannelKeeper
 from robocompute_node.services.conversation import hear, hear_or_end, say
-from robocompute_node.services.rental_book import RentalBook, RentalRecord
 from robocompute_protocol import limits, terms as rules
 from robocompute_protocol.agreement import ClientPhase
 from robocompute_protocol.errors import ChainError, RemoteProtocolError, RoboComputeError
-from robocompute_protocol.identifiers import AgreementId
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
     PROTOCOL_JOB,
@@ -52,6 +47,14 @@ from robocompute_protocol.steps import (
     ResultsStored,
     SendExtension,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from robocompute_node.clocks import Clock
+    from robocompute_node.services.channels import ChannelKeeper
+    from robocompute_node.services.rental_book import RentalBook, RentalRecord
+    from robocompute_protocol.identifiers import AgreementId
 
 log = logging.getLogger(__name__)
 

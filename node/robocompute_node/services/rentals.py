@@ -8,30 +8,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 import trio
 
 from robocompute_node.api.port import InsufficientFunds, NoProvider, TaskStatus, TaskView
 from robocompute_node.api.views import task_json
-from robocompute_node.clocks import Clock
-from robocompute_node.config import NodeConfig
 from robocompute_node.core.tasks import TaskRecord, end_message, status_of
-from robocompute_node.executor.port import BlobStore
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
-from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
 from robocompute_node.services.conversation import PeerRefused
-from robocompute_node.services.market import Market
 from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
-from robocompute_node.services.metrics_inbox import MetricsInbox
-from robocompute_node.services.rental_book import RentalBook, RentalRecord
 from robocompute_node.services.rental_link import RentalLink
-from robocompute_node.services.task_book import TaskBook
 from robocompute_node.services.task_sink import TaskSink
 from robocompute_node.services.voucher_sync import VoucherSync
-from robocompute_node.store import Transaction
 from robocompute_protocol import codec, limits, terms as rules
 from robocompute_protocol.agreement import ClientPhase
 from robocompute_protocol.causes import ANSWERABLE, Cause, Side
@@ -40,6 +31,17 @@ from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.messages import Manifest, Receipt, Terms
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 from robocompute_protocol.steps import HorizonPassed, ResultsStored
+
+if TYPE_CHECKING:
+    from robocompute_node.clocks import Clock
+    from robocompute_node.config import NodeConfig
+    from robocompute_node.executor.port import BlobStore
+    from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
+    from robocompute_node.services.market import Market
+    from robocompute_node.services.metrics_inbox import MetricsInbox
+    from robocompute_node.services.rental_book import RentalBook, RentalRecord
+    from robocompute_node.services.task_book import TaskBook
+    from robocompute_node.store import Transaction
 
 log = logging.getLogger(__name__)
 

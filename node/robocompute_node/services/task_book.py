@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
 from robocompute_node.api.port import TaskEvent, TaskNotFound, TaskStatus
 from robocompute_node.api.views import task_json
-from robocompute_node.clocks import Clock
 from robocompute_node.core.tasks import TaskRecord
 from robocompute_node.events import TaskLog
 from robocompute_node.store import Store, Table, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from robocompute_node.clocks import Clock
 
 TASKS: Final = Table("tasks/1", TaskRecord)
 IDEMPOTENCY: Final = Table("task-idempotency/1", str)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from robocompute_node.executor.port import BlobStore
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
 from robocompute_node.services.metrics_inbox import LIVE_PREFIX, MetricsInbox
 from robocompute_node.services.rental_link import JobSink
-from robocompute_node.services.task_book import TaskBook
 from robocompute_protocol import codec, limits
 from robocompute_protocol.errors import RemoteProtocolError
-from robocompute_protocol.identifiers import NodeKey
 from robocompute_protocol.messages import Appended, Finished, Manifest, Output, Stage, Usage
+
+if TYPE_CHECKING:
+    from robocompute_node.executor.port import BlobStore
+    from robocompute_node.services.task_book import TaskBook
+    from robocompute_protocol.identifiers import NodeKey
 
 MAX_META_BYTES: Final = 1 << 20
 """A run's meta.json that is put beside its metrics at the end: one chunk."""

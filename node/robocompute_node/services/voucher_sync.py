@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from robocompute_node.p2p.port import Network
-from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
 from robocompute_node.services.conversation import expect, say
-from robocompute_node.services.rental_book import RentalBook
-from robocompute_protocol.identifiers import ChannelId
 from robocompute_protocol.messages import PROTOCOL_PAY, PayMessage, Sync
+
+if TYPE_CHECKING:
+    from robocompute_node.p2p.port import Network
+    from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
+    from robocompute_node.services.rental_book import RentalBook
+    from robocompute_protocol.identifiers import ChannelId
 
 SYNC_SECONDS: Final = 10.0
 """A provider that does not show its vouchers by then is away."""
