@@ -24,12 +24,12 @@ sys.exit(5)
 
 
 def test_a_client_that_comes_back_in_time_misses_no_line(rough: WholeWorld) -> None:
-    running = rough.chisel(rough.job_folder(COUNTS), "python", "job.py", "100")
-    running.saw(b"line 10\n")
+    running = rough.chisel(rough.job_folder(COUNTS), "python", "job.py", "120")
+    rough.paid_on()
     rough.kill("client-1")
     rough.start("client-1")
     ran = running.end()
-    assert ran.stdout == b"".join(b"line %d\n" % number for number in range(100))
+    assert ran.stdout == b"".join(b"line %d\n" % number for number in range(120))
     assert ran.status == 5, ran.stderr
     task = rough.newest_task()
     assert (task["cause"], task["exit_code"]) == ("exited", 5)

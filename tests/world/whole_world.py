@@ -38,7 +38,7 @@ NODE = (sys.executable, "-m", "robocompute_node")
 PATIENCE_S = 60.0
 """For whatever takes well under a second to some seconds: the machine may be busy."""
 HORIZON_S = 6
-LONG_HORIZON_S = 15
+LONG_HORIZON_S = 40
 LONG_FIRST_TICK_S = 10
 """Where a process is started again within them: that takes some seconds on a busy machine."""
 FIRST_TICK_S = 2
@@ -373,6 +373,16 @@ class WholeWorld:
             return earnings if Decimal(earnings["unsettled"]) == 0 else {}
 
         return wait_until("everything settled", look)
+
+    def paid_on(self) -> None:
+        """Wait until the running job is paid beyond its first tick: now an outage may be long."""
+
+        def look() -> bool:
+            return any(
+                job["prepaid_ms"] > LONG_FIRST_TICK_S * 1_000 for job in self.provider()["jobs"]
+            )
+
+        wait_until("a second payment", look)
 
     def slots_free(self) -> None:
         wait_until("a free slot", lambda: self.provider()["slots_taken"] == 0)
