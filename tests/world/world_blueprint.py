@@ -1,0 +1,83 @@
+"""The file of a test world, with its ports and times to be filled in."""
+
+from __future__ import annotations
+
+BLUEPRINT = """
+[chain]
+backend = "embedded"
+rpc_port = {chain_rpc}
+ws_port = {chain_ws}
+finality_slots = 2
+
+[program]
+binary = "{binary}"
+
+[timing]
+min_challenge_s = {challenge}
+unbond_s = 30
+
+[[mints]]
+symbol = "USDC"
+
+[[mints]]
+symbol = "USDT"
+
+[[wallets]]
+name = "provider-1"
+usdc = "1000.00"
+
+[[wallets]]
+name = "client-1"
+usdc = "1000.00"
+
+[[nodes]]
+name = "provider-1"
+roles = ["provider"]
+wallet = "provider-1"
+api_port = {provider_api}
+p2p_port = {provider_p2p}
+stake_slots = 1
+
+[nodes.provider]
+slots = 1
+price_per_hour = "{price}"
+settle_after_s = 1
+min_challenge_s = {challenge}
+
+[[nodes]]
+name = "client-1"
+roles = ["client"]
+wallet = "client-1"
+api_port = {client_api}
+p2p_port = {client_p2p}
+deposit = "100.00"
+allowance = "100.00"
+
+[nodes.client]
+horizon_s = {horizon}
+first_tick_s = {first_tick}
+channel_deposit = "5.00"
+max_price_per_hour = "100.00"
+challenge_s = {challenge}
+close_lost_after_s = {close_lost_after}
+"""
+PAUPER = """
+[[wallets]]
+name = "client-2"
+usdc = "10.00"
+
+[[nodes]]
+name = "client-2"
+roles = ["client"]
+wallet = "client-2"
+api_port = 0
+p2p_port = 0
+deposit = "0.01"
+allowance = "0.01"
+
+[nodes.client]
+horizon_s = {horizon}
+first_tick_s = {first_tick}
+max_price_per_hour = "100.00"
+challenge_s = {challenge}
+"""
