@@ -7,6 +7,7 @@ transaction. Settling is safe to repeat: the chain pays a total, not a differenc
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
@@ -17,7 +18,7 @@ from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, Cha
 from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import PayeeLedger
-from robocompute_settlement.port import ChannelView, SettleClaim, Settlement
+from robocompute_settlement.port import ChannelView, Commitment, SettleClaim, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,8 @@ SETTLES_A_TRANSACTION: Final = 3
 """Vouchers that fit one transaction of 1,232 bytes."""
 SETTLE_POLL_SECONDS: Final = 0.5
 """Between looks at the outbox."""
+PUT_OFF: Final = Millis(60_000)
+"""Before a settlement is tried again that was refused, but not by the program."""
 BUSY_SECONDS: Final = 2.0
 """Before a transaction that was not taken is tried again."""
 WATCH_SHARE: Final = 8
@@ -74,6 +77,14 @@ EARNINGS: Final = Table("payee-channels/1", EarningRecord)
 OUTBOX: Final = Table("settle-outbox/1", SettleDue)
 
 
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """A settlement that was refused for a reason which may pass, such as no SOL for the fee."""
+
+    until_ms: Millis
+    why: str
+
+
 class Earnings:
     """All channels this provider is paid through."""
 
@@ -85,6 +96,7 @@ class Earnings:
         store.declare(EARNINGS, OUTBOX)
         self._records = {ChannelId(key): record for key, record in store.all(EARNINGS)}
         self._due = {ChannelId(key): due for key, due in store.all(OUTBOX)}
+        self._put_off: dict[ChannelId, PutOff] = {}
 
     def get(self, channel: ChannelId) -> EarningRecord | None:
         return self._records.get(channel)
@@ -109,6 +121,7 @@ class Earnings:
             deposit=MicroUnits(max(record.deposit, confirmed.deposit)),
             final_deposit=record.final_deposit if final is None else final.deposit,
             closing=confirmed.closing,
+            closed=False,
         )
 
     def keep(self, txn: Transaction, record: EarningRecord) -> None:
@@ -149,6 +162,9 @@ class Earnings:
         record = self._records[due.channel]
         age_ms = self._clock.now_ms() - due.since_ms
         settings = self._config.provider
+        put_off = self._put_off.get(due.channel)
+        if put_off is not None and self._clock.now_ms() < put_off.until_ms:
+            return False
         return not due.refused and (
             record.closing
             or due.claim - record.settled >= settings.settle_above
@@ -177,10 +193,17 @@ class Earnings:
                 for one in due:
                     await self._settle([one])
                 return
+            if exc.number is None:
+                log.error("settlement refused, will retry: %s", exc)
+                until = Millis(self._clock.now_ms() + PUT_OFF)
+                self._put_off[due[0].channel] = PutOff(until, str(exc))
+                return
+            self._put_off.pop(due[0].channel, None)
             log.error("settlement refused, set aside: %s", exc)
             self._set_aside(due[0], str(exc))
             return
         for one in due:
+            self._put_off.pop(one.channel, None)
             self._settled(one, sent.signature)
             log.info("settled %s on chain: %s", format_amount(one.claim), sent.signature)
 
@@ -226,6 +249,11 @@ class Earnings:
 
     async def _look_at(self, channel: ChannelId) -> None:
         view = await self._chain.channel(channel)
+        if (
+            view is None
+            and await self._chain.channel(channel, at=Commitment.FINALIZED) is not None
+        ):
+            return  # a view that is behind, or a closing that can still be undone
         record = self._records[channel]
         changed = (
             msgspec.structs.replace(record, closed=True) if view is None else self.learn(view)
@@ -248,5 +276,8 @@ class Earnings:
                 for record in self._records.values()
                 if record.settlement
             },
-            "refused": [due.refused for due in self._due.values() if due.refused],
+            "refused": [
+                *(due.refused for due in self._due.values() if due.refused),
+                *(put_off.why for put_off in self._put_off.values()),
+            ],
         }

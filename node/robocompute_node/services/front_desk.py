@@ -258,9 +258,13 @@ class FrontDesk:
         objection = objection_to_channel(view, terms, self._demand)
         earning = self._earnings.learn(view)
         if objection is None:
-            ledger = earning.ledger.accept(
-                order.voucher, voucher_key=view.voucher_key, deposit=view.deposit
-            )
+            try:
+                ledger = earning.ledger.accept(
+                    order.voucher, voucher_key=view.voucher_key, deposit=view.deposit
+                )
+            except RemoteProtocolError as exc:
+                self._lettings.apply(agreement, OrderDeclined(reason=f"{exc.code}: {exc}"))
+                raise
             paid = ledger.paid(agreement)
             if paid < rules.prepaid_amount(terms, rules.first_tick(terms)):
                 objection = Objection("underpaid", "the voucher does not cover the first tick")

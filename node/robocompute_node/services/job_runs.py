@@ -173,6 +173,8 @@ class JobRun:
         """
         spec = codec.decode(TaskSpec, task, limit=limits.MAX_FRAME_BYTES)
         adopted = found and await self._began()
+        if self.stop_cause is not None and not adopted:
+            return self._never_ran(*self.stop_cause)
         if found and prepaid() > 0:
             self._grace_until = trio.current_time() + RECONNECT_SECONDS
         elif found and not adopted:

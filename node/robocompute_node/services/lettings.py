@@ -28,6 +28,7 @@ from robocompute_protocol.steps import (
     JobEnded,
     KeptReceived,
     LeaseGranted,
+    OrderDeclined,
     ProviderEffect,
     ProviderEvent,
     ReceiptSigned,
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 
 RETENTION: Final = Millis(7 * 86_400_000)
 """Results wait a week for a client that does not come for them."""
+GRANT_WITHIN: Final = Millis(60_000)
+"""An order that was not granted by then, twice the wait for its channel, gives its slots back."""
 TIDY_SECONDS: Final = 1.0
 """Between looks for results that nobody came for and channels that are closing."""
 
@@ -296,8 +299,8 @@ class Lettings:
             case ExtendJob():
                 self._runs.extend(agreement)
             case StopJob():
+                self._spawn_run(record)  # first: after a restart there is no run to stop yet
                 self._runs.stop(agreement, effect.cause, effect.detail)
-                self._spawn_run(record)
             case RemoveJob():
                 assert self._nursery is not None
                 self._nursery.start_soon(self._executor.remove, record.job_id)
@@ -348,6 +351,12 @@ class Lettings:
                 continue
             if record.state.phase is ProviderPhase.ENDED and now - record.ended_ms > RETENTION:
                 self.apply(agreement, RetentionPassed())
+            if (
+                record.state.phase is ProviderPhase.ORDERED
+                and now - record.ordered_ms > GRANT_WITHIN
+            ):
+                self.apply(agreement, OrderDeclined(reason="the order was not followed up"))
+                continue
             earning = self._earnings.get(record.terms.channel)
             if earning is not None and earning.closing and not record.over:
                 self.apply(agreement, ChannelClosing())
