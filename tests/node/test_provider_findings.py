@@ -13,7 +13,7 @@ from robocompute_protocol import codec, terms as rules
 from robocompute_protocol.agreement import ProviderPhase
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import ChainRefused
-from robocompute_protocol.identifiers import ChannelId, digest
+from robocompute_protocol.identifiers import ChannelId, Digest, digest
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
     AgreementMessage,
@@ -191,3 +191,60 @@ async def test_a_channel_that_one_view_does_not_show_is_still_watched(
         record = provider.earnings.get(channel)
         assert record is not None
         assert record.closing
+
+
+async def test_a_restart_does_not_forgive_a_client_that_had_stopped_paying_before(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider = await pair(world)
+        await client.until_stage(await client.submit("run"), "running")
+        await trio.sleep(1_000)
+        await client.kill()
+        await trio.sleep(25)
+        await provider.kill()
+        await trio.sleep(8)
+        await world.start(provider)
+        await trio.sleep(5)
+        receipt = receipt_of(provider)
+        assert receipt.cause is Cause.CLIENT_LOST
+        assert receipt.amount > 1_000_000
+
+
+async def test_a_restart_while_collecting_does_not_forgive_an_end_that_was_seen(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider = await pair(world)
+        real = provider.executor.collect
+
+        async def slow(job_id: str) -> tuple[Digest, Manifest]:
+            await trio.sleep(20)
+            return await real(job_id)
+
+        provider.executor.collect = slow
+        await client.until_stage(await client.submit("run"), "running")
+        await trio.sleep(1_000)
+        await client.kill()
+        await trio.sleep(40)
+        await provider.kill()
+        await world.start(provider)
+        await trio.sleep(60)
+        receipt = receipt_of(provider)
+        assert receipt.cause is Cause.CLIENT_LOST
+        assert receipt.amount > 1_000_000
+
+
+async def test_a_client_does_not_pay_for_time_that_ran_out_before_it_could_pay_more(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider = await pair(world)
+        await client.until_stage(await client.submit("run"), "running")
+        await trio.sleep(1_000)
+        await provider.kill()
+        await trio.sleep(60)
+        await world.start(provider)
+        await trio.sleep(5)
+        receipt = receipt_of(provider)
+        assert (receipt.cause, receipt.amount) == (Cause.PROVIDER_LOST, 0)

@@ -163,12 +163,14 @@ class JobRun:
         reserve: Callable[[], Millis],
         start_deadline: Millis,
         found: bool,
+        could_pay: bool,
         started: Callable[[bool], None],
     ) -> RunEnd:
         """Prepare, start, wait, collect. Never raises for what a job or its upload does.
 
         ``found``: the lease began before this process did. Whatever of this was done already is not
-        done again, and time that ran out meanwhile is not the client's fault. ``started`` is told
+        done again. Where prepaid time ran out meanwhile, ``could_pay`` says whose fault that is:
+        the client's, if it had a chance to pay before this node went away. ``started`` is told
         whether the program was found running, or ended.
         """
         spec = codec.decode(TaskSpec, task, limit=limits.MAX_FRAME_BYTES)
@@ -178,6 +180,8 @@ class JobRun:
         if found and prepaid() > 0:
             self._grace_until = trio.current_time() + RECONNECT_SECONDS
         elif found and not adopted:
+            if could_pay:
+                return self._never_ran(Cause.CLIENT_LOST, "")
             return self._never_ran(Cause.PROVIDER_LOST, AWAY)
         if not adopted:
             failure = await self._bring_up(spec, slots, prepaid, reserve, start_deadline)
@@ -187,7 +191,7 @@ class JobRun:
         self.program_ran.set()
         self.enter("running")
         try:
-            job_exit = await self._wait(prepaid, reserve, adopted=adopted)
+            job_exit = await self._wait(prepaid, reserve, adopted=adopted, could_pay=could_pay)
             self.enter("collecting")
             artifacts, manifest = await self._executor.collect(self.job_id)
         except RoboComputeError as exc:
@@ -290,13 +294,19 @@ class JobRun:
         self.enter(stage, detail)
 
     async def _wait(
-        self, prepaid: Callable[[], Millis], reserve: Callable[[], Millis], *, adopted: bool
+        self,
+        prepaid: Callable[[], Millis],
+        reserve: Callable[[], Millis],
+        *,
+        adopted: bool,
+        could_pay: bool,
     ) -> JobExit:
         """Wait for the recorded end, passing on extensions and stops meanwhile."""
         if adopted:
             status = await self._executor.status(self.job_id)
             if status.state in (JobState.ENDED, JobState.LOST):
-                return _unseen(await self._executor.wait(self.job_id))
+                job_exit = await self._executor.wait(self.job_id)
+                return job_exit if could_pay else _unseen(job_exit)
             self.extended.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pass_extensions, prepaid, reserve)

@@ -55,6 +55,11 @@ log = logging.getLogger(__name__)
 
 RETENTION: Final = Millis(7 * 86_400_000)
 """Results wait a week for a client that does not come for them."""
+AWAKE_EVERY: Final = Millis(2_000)
+"""How exactly a node knows, after it was killed, until when it was there."""
+CHANCE: Final = Millis(5_000)
+"""A client that found this node for so long after a payment fell due could have paid: it tries
+every few seconds."""
 GRANT_WITHIN: Final = Millis(60_000)
 """An order that was not granted by then, twice the wait for its channel, gives its slots back."""
 TIDY_SECONDS: Final = 1.0
@@ -94,6 +99,8 @@ class LettingRecord(msgspec.Struct, frozen=True, kw_only=True):
 LETTINGS: Final = Table("lettings/1", LettingRecord)
 LIVE: Final = Table("lettings-live/1", bool)
 """Agreements that something is still to be done for, or whose last tick is not over."""
+AWAKE: Final = Table("lettings-awake/1", int)
+"""When this node last was there to be paid for a job, by its own clock. One record."""
 JOBS: Final = Table("lettings-jobs/1", bytes)
 """Job id → agreement: a nonce is used once, whoever draws it."""
 
@@ -123,7 +130,8 @@ class Lettings:
         self._nursery: trio.Nursery | None = None
         self._found: frozenset[AgreementId] = frozenset()
         """Agreements leased before this process began."""
-        store.declare(LETTINGS, LIVE, JOBS)
+        store.declare(LETTINGS, LIVE, JOBS, AWAKE)
+        self._awake_ms = self._was_awake_ms = store.get(AWAKE, b"awake") or 0
         with store.view() as txn:
             live = [txn.get(LETTINGS, key) for key, _ in txn.scan(LIVE)]
         records = [record for record in live if record is not None]
@@ -339,6 +347,7 @@ class Lettings:
             task_status.started()
             while True:
                 await trio.sleep(TIDY_SECONDS)
+                self._note_awake()
                 self._tidy()
         raise AssertionError("unreachable")
 
@@ -361,6 +370,22 @@ class Lettings:
             if earning is not None and earning.closing and not record.over:
                 self.apply(agreement, ChannelClosing())
 
+    def _note_awake(self) -> None:
+        """While somebody owes us a next payment, remember that it could have been made."""
+        now = self._clock.now_ms()
+        paying = any(record.state.phase is ProviderPhase.LEASED for record in self.running())
+        if paying and now - self._awake_ms >= AWAKE_EVERY:
+            with self._store.transaction() as txn:
+                txn.put(AWAKE, b"awake", now)
+            self._awake_ms = now
+
+    def _could_pay(self, record: LettingRecord) -> bool:
+        """Whether the node that ran before this one was still there when the next payment was due."""
+        due, _ = rules.next_extension(
+            record.terms, elapsed_ms=Millis(0), prepaid_ms=record.state.prepaid_ms
+        )
+        return self._was_awake_ms >= record.state.started_ms + due + CHANCE
+
     def _spawn_run(self, record: LettingRecord) -> None:
         """Make sure exactly one task looks after this agreement's job."""
         assert self._nursery is not None
@@ -377,6 +402,7 @@ class Lettings:
             reserve=lambda: self._reserve(self._the(agreement)),
             start_deadline=Millis(max(0, record.terms.start_deadline_ms - self.elapsed(record))),
             found=agreement in self._found,
+            could_pay=self._could_pay(record),
             started=lambda adopted: self._program_started(agreement, adopted=adopted),
         )
         record = self._the(agreement)
