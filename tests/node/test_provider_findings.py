@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+import pytest
 import trio
 from fake_world import SMALL, FakeNode, World, fake_world
 
 from robocompute_node.executor.fake import Pause, Say
+from robocompute_node.p2p.port import PeerGone
 from robocompute_node.services.conversation import hear, say
 from robocompute_protocol import codec, terms as rules
 from robocompute_protocol.agreement import ProviderPhase
 from robocompute_protocol.causes import Cause
-from robocompute_protocol.errors import ChainRefused
+from robocompute_protocol.errors import ChainRefused, RoboComputeError
 from robocompute_protocol.identifiers import ChannelId, Digest, digest
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
@@ -63,7 +66,7 @@ def receipt_of(provider: FakeNode) -> Receipt:
     return codec.decode(Receipt, signed.body, limit=100_000)
 
 
-async def test_an_order_with_a_bad_voucher_gives_its_slot_back(
+async def test_an_order_with_a_bad_voucher_gives_its_slot_back_and_one_that_cannot_start_takes_none(
     tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:
     async with fake_world(tmp_path) as world:
@@ -134,6 +137,13 @@ async def test_an_order_with_a_bad_voucher_gives_its_slot_back(
         assert record is not None
         assert record.state.phase is ProviderPhase.NEVER_LEASED
         assert provider.lettings.summary()["slots_taken"] == 0
+        hurried = msgspec.structs.replace(terms, start_deadline_ms=Millis(0), nonce=b"n" * 16)
+        order = msgspec.structs.replace(order, terms=rules.sign_terms(client.key, hurried))
+        async with client.network.open(provider.key.node_key, PROTOCOL_AGREEMENT) as stream:
+            await say(stream, order)
+            answer = await hear(stream, AgreementMessage, timeout_s=5)
+        assert isinstance(answer, Refused)
+        assert answer.code == "start_deadline_short"
 
 
 async def test_a_stop_that_a_restart_interrupted_is_given_again(
@@ -248,3 +258,31 @@ async def test_a_client_does_not_pay_for_time_that_ran_out_before_it_could_pay_m
         await trio.sleep(5)
         receipt = receipt_of(provider)
         assert (receipt.cause, receipt.amount) == (Cause.PROVIDER_LOST, 0)
+
+
+async def test_many_small_files_are_charged_by_their_bytes_and_a_new_quote_refills_nothing(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider = await pair(world, pause_ms=1_000)
+        request = QuoteRequest(
+            requirements=SMALL,
+            payer=client.wallet,
+            mint=client.config.chain.mint,
+            wall_ms=Millis(1_000),
+        )
+        assert isinstance(provider.desk.quote(client.key.node_key, request), Quote)
+        small = tuple(client.blobs.put(b"%d" % number) for number in range(200))
+
+        async def told(_sent: int, _wanted: int) -> None:
+            await trio.lowlevel.checkpoint()
+
+        await client.exchange.push(provider.key.node_key, small, told=told)
+        assert provider.blobs.missing(small) == ()
+        assert provider.desk.may_store(client.key.node_key, 60 << 20)
+        assert isinstance(provider.desk.quote(client.key.node_key, request), Quote)
+        assert not provider.desk.may_store(client.key.node_key, 60 << 20)
+        big = tuple(client.blobs.put(bytes([number]) * (1 << 20)) for number in range(66))
+        with pytest.raises((PeerGone, RoboComputeError)):
+            await client.exchange.push(provider.key.node_key, big, told=told)
+        assert 0 < len(provider.blobs.missing(big)) <= 62

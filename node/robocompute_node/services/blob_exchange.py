@@ -39,6 +39,9 @@ STEP_SECONDS: Final = 30.0
 """Nothing for this long on a transfer is a dead peer."""
 MAX_ROUNDS: Final = 1_024
 """Rounds on one stream: a million chunks, a terabyte."""
+NOT_EXPECTED: Final = Refused(
+    code="no_upload_expected", message="uploads are taken after a quote, up to its disk size"
+)
 
 Quota = Callable[[NodeKey, int], bool]
 """(peer, bytes) → may this peer store that many more? Asked before anything is written."""
@@ -123,6 +126,9 @@ class BlobExchange:
         return len(data)
 
     async def _receive(self, stream: FrameStream, chunk: Digest) -> None:
+        self._blobs.put(await self._hear_chunk(stream, chunk))
+
+    async def _hear_chunk(self, stream: FrameStream, chunk: Digest) -> bytes:
         data = bytearray()
         while True:
             message = await hear(stream, BlobMessage, timeout_s=STEP_SECONDS)
@@ -142,7 +148,7 @@ class BlobExchange:
                 break
         if digest(bytes(data)) != chunk:
             raise RemoteProtocolError("a chunk's bytes do not fit its digest")
-        self._blobs.put(bytes(data))
+        return bytes(data)
 
     async def _serve(self, stream: FrameStream) -> None:
         for _ in range(MAX_ROUNDS):
@@ -160,18 +166,16 @@ class BlobExchange:
 
     async def _take(self, stream: FrameStream, offered: tuple[Digest, ...]) -> None:
         wanted = self._access.missing(stream.peer, offered)
-        if wanted and not self._may_store(stream.peer, len(wanted) * limits.MAX_CHUNK_BYTES):
-            await say(
-                stream,
-                Refused(
-                    code="no_upload_expected",
-                    message="uploads are taken after a quote, up to its disk size",
-                ),
-            )
+        if wanted and not self._may_store(stream.peer, 0):
+            await say(stream, NOT_EXPECTED)
             return
         await say(stream, Want(chunks=wanted))
         for chunk in wanted:
-            await self._receive(stream, chunk)
+            data = await self._hear_chunk(stream, chunk)
+            if not self._may_store(stream.peer, len(data)):
+                await say(stream, NOT_EXPECTED)
+                raise RemoteProtocolError(NOT_EXPECTED.message, code=NOT_EXPECTED.code)
+            self._blobs.put(data)
         self._access.grant(stream.peer, wanted)
         await say(stream, Stored())
 

@@ -76,6 +76,8 @@ CHANNEL_SECONDS: Final = 30.0
 """How long an order waits for its channel to be confirmed."""
 QUOTA_MS: Final = Millis(3_600_000)
 """A quote lets its client upload for an hour, up to the disk it asked for."""
+MIN_START_DEADLINE: Final = Millis(10_000)
+"""A job that does not start in time costs nothing: a deadline nobody can keep is no fair demand."""
 MAX_QUOTED_PEERS: Final = 4_096
 """Clients whose uploads are expected at once; the oldest quote makes room."""
 NOT_FOR_A_DESK: Final = Refused(
@@ -88,6 +90,7 @@ class Quota:
     """What a quoted client may still upload."""
 
     until: Millis
+    budget: int
     left: int
 
 
@@ -129,6 +132,15 @@ class FrontDesk:
             return False
         quota.left -= size
         return True
+
+    def _expect_upload(self, peer: NodeKey, budget: int, now: Millis) -> None:
+        """Let ``peer`` upload up to ``budget``; of what it used in this hour, quotes give none back."""
+        old = self._quotas.get(peer)
+        if old is None or old.until < now:
+            self._quotas[peer] = Quota(Millis(now + QUOTA_MS), budget, budget)
+        elif budget > old.budget:
+            old.left += budget - old.budget
+            old.budget = budget
 
     # --- /robocompute/agreement/1 ---------------------------------------------------------------
 
@@ -173,8 +185,7 @@ class FrontDesk:
         )
         while len(self._quotas) >= MAX_QUOTED_PEERS:
             del self._quotas[next(iter(self._quotas))]
-        budget = (request.requirements.disk_mib + 1) << 20
-        self._quotas[peer] = Quota(Millis(now + QUOTA_MS), budget)
+        self._expect_upload(peer, (request.requirements.disk_mib + 1) << 20, now)
         return Quote(
             price_per_hour=MicroUnits(self._offer.price_per_hour * wanted),
             slots=bits_of(free),
@@ -226,6 +237,10 @@ class FrontDesk:
             return Objection("wrong_slots", "the terms are for another number of slots")
         if terms.price_per_hour < offer.price_per_hour * len(indices):
             return Objection("price_changed", "the price is higher now; ask for a quote")
+        if terms.start_deadline_ms < MIN_START_DEADLINE:
+            return Objection(
+                "start_deadline_short", f"a job needs {MIN_START_DEADLINE // 1000} s to start"
+            )
         if not set(indices) <= set(self._lettings.slots.free(terms.payer, self._clock.now_ms())):
             return Objection("busy", "a slot is taken; ask for a quote")
         if self._lettings.has_job(terms.nonce.hex()):
@@ -274,6 +289,8 @@ class FrontDesk:
             return self._lettings.apply(
                 agreement, OrderDeclined(reason=f"{objection.code}: {objection.message}")
             )
+        if (quota := self._quotas.get(terms.payer_node)) is not None:
+            quota.left = quota.budget  # a job that is paid for: the next one may bring its own
         return self._lettings.grant(agreement, earning)
 
     async def _cancel(self, stream: FrameStream, request: CancelRequest) -> None:
