@@ -15,7 +15,7 @@ from robocompute_node.services.conversation import hear, say
 from robocompute_protocol import codec, terms as rules
 from robocompute_protocol.agreement import ProviderPhase
 from robocompute_protocol.causes import Cause
-from robocompute_protocol.errors import ChainRefused, RoboComputeError
+from robocompute_protocol.errors import ChainBusy, ChainRefused, RoboComputeError
 from robocompute_protocol.identifiers import ChannelId, Digest, digest
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
@@ -286,3 +286,25 @@ async def test_many_small_files_are_charged_by_their_bytes_and_a_new_quote_refil
         with pytest.raises((PeerGone, RoboComputeError)):
             await client.exchange.push(provider.key.node_key, big, told=told)
         assert 0 < len(provider.blobs.missing(big)) <= 62
+
+
+async def test_a_provider_that_does_not_see_the_chain_signs_no_further_ticks(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider = await pair(world)
+        await client.until_stage(await client.submit("run"), "running")
+        await trio.sleep(60)
+        record = client.channel_with(provider)
+
+        async def unreachable(
+            channel: ChannelId, *, at: Commitment = Commitment.CONFIRMED
+        ) -> ChannelView | None:
+            raise ChainBusy("no answer")
+
+        provider.chain.channel = unreachable
+        agreement = only(provider).state.agreement
+        await trio.sleep(record.challenge_s * 3 // 4)
+        ended = await provider.lettings.ended(agreement)
+        assert ended.state.cause is Cause.CLIENT_LOST
+        assert provider.lettings.elapsed(ended) < record.challenge_s * 1_000

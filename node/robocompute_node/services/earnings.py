@@ -95,6 +95,7 @@ class Earnings:
         self._config = config
         store.declare(EARNINGS, OUTBOX)
         self._records = {ChannelId(key): record for key, record in store.all(EARNINGS)}
+        self._looked: dict[ChannelId, Millis] = {}
         self._due = {ChannelId(key): due for key, due in store.all(OUTBOX)}
         self._put_off: dict[ChannelId, PutOff] = {}
 
@@ -106,6 +107,7 @@ class Earnings:
 
         Awaiting anything between this and ``keep`` could undo what others kept meanwhile.
         """
+        self._looked[confirmed.channel] = self._clock.now_ms()
         record = self._records.get(confirmed.channel) or EarningRecord(
             channel=confirmed.channel,
             payer=confirmed.payer,
@@ -123,6 +125,15 @@ class Earnings:
             closing=confirmed.closing,
             closed=False,
         )
+
+    def is_blind(self, record: EarningRecord) -> bool:
+        """Whether the chain was not seen for half the channel's challenge time, or not since start.
+
+        The payer may then be closing the channel, and could finish before anybody notices: nothing
+        more is earned on it until it was looked at.
+        """
+        seen = self._looked.get(record.channel)
+        return seen is None or self._clock.now_ms() - seen > record.challenge_s * 1000 // 2
 
     def keep(self, txn: Transaction, record: EarningRecord) -> None:
         """Write a channel's record, and the settlement it calls for, in the caller's transaction."""

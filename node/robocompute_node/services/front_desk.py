@@ -411,7 +411,10 @@ class FrontDesk:
         )
 
     async def _covered(self, record: LettingRecord, request: Extend) -> EarningRecord:
-        """Look at the chain again where what is known does not carry the voucher's total."""
+        """Look at the chain again where what is known is old, or does not carry the total.
+
+        Raises: ChainError, RemoteProtocolError: it cannot be looked at, and what is known is old.
+        """
         channel = record.terms.channel
         earning = self._earnings.get(channel)
         assert earning is not None
@@ -419,8 +422,11 @@ class FrontDesk:
         long = request.prepaid_ms > limits.CONFIRMED_CARRIES
         if long and total > earning.final_deposit:
             final = await self._chain.channel(channel, at=Commitment.FINALIZED)
-        if final is not None or total > earning.deposit:
+        blind = self._earnings.is_blind(earning)
+        if final is not None or total > earning.deposit or blind:
             confirmed = await self._chain.channel(channel)
             if confirmed is not None:
                 return self._earnings.learn(confirmed, final=final)
+            if blind:
+                raise RemoteProtocolError("the channel is not seen on chain", code="chain_stale")
         return self._earnings.get(channel) or earning

@@ -15,7 +15,7 @@ import trio
 
 from robocompute_node.core.offer_book import OfferBook, Verdict
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone
-from robocompute_node.services.conversation import expect, hear, say
+from robocompute_node.services.conversation import PeerRefused, expect, hear, say
 from robocompute_node.store import Store, Table
 from robocompute_protocol import codec, limits
 from robocompute_protocol.errors import RemoteProtocolError
@@ -170,7 +170,7 @@ class Market:
             for peer in peers - asked:
                 try:
                     await self._ask(peer, classes)
-                except (PeerGone, RemoteProtocolError) as exc:
+                except (PeerGone, PeerRefused, RemoteProtocolError) as exc:
                     log.debug("no book from %s: %s", to_base58(peer), exc)
                 asked.add(peer)
             await trio.sleep(PEER_POLL_SECONDS)

@@ -54,24 +54,30 @@ class MetricsInbox:
             log.warning("a metrics file of task %s was left out: %r", task_id, grown.path)
             return
         path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            size = file.tell()
-            skip = size - grown.offset
-            if skip < 0 or size + len(grown.data) > MAX_FILE_BYTES:
-                log.warning("metrics of task %s skip or exceed bytes of %s", task_id, name)
-                return
-            file.write(grown.data[skip:])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                size = file.tell()
+                skip = size - grown.offset
+                if skip < 0 or size + len(grown.data) > MAX_FILE_BYTES:
+                    log.warning("metrics of task %s skip or exceed bytes of %s", task_id, name)
+                    return
+                file.write(grown.data[skip:])
+        except OSError as exc:  # a file where a folder is due, or no space: the job goes on
+            log.warning("metrics of task %s were left out: %s", task_id, exc)
 
     def replace(self, task_id: str, path: str, data: bytes) -> None:
         """Put a whole small file (a run's meta.json) beside the metrics."""
         name = self._name(task_id, path)
         if name is not None:
             target = self._folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(target.name + ".part")
-            part.write_bytes(data)
-            part.replace(target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.write_bytes(data)
+                part.replace(target)
+            except OSError as exc:
+                log.warning("metrics of task %s were left out: %s", task_id, exc)
 
     def _name(self, task_id: str, path: str) -> str | None:
         if not path.startswith(LIVE_PREFIX) or not path.endswith(_SUFFIXES):

@@ -186,6 +186,11 @@ class OwnerApi:
             created_ms=parts.clock.now_ms(),
             idempotency_key=task.idempotency_key,
         )
+        if task.idempotency_key is not None:
+            # The chain was waited for: the same request may have come in again meanwhile.
+            known = parts.tasks.by_idempotency_key(task.idempotency_key)
+            if known is not None:
+                return self._view(known)
         parts.tasks.add(record)
         parts.rentals.begin(record.task_id)
         return self._view(record)

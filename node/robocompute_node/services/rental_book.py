@@ -48,6 +48,8 @@ class RentalRecord(msgspec.Struct, frozen=True, kw_only=True):
     signed_terms: Signed
     voucher: SignedVoucher
     """The first one, which goes with the order."""
+    ordered_ms: Millis
+    """When it was stored, by this node's clock: no lease began before."""
 
     @property
     def provider(self) -> NodeKey:
@@ -67,7 +69,9 @@ class RentalRecord(msgspec.Struct, frozen=True, kw_only=True):
         return rules.prepaid_amount(self.terms, self.state.prepaid_ms)
 
 
-RENTALS: Final = Table("rentals/1", RentalRecord)
+RENTALS: Final = Table("rentals/2", RentalRecord)
+CLOCK_SLACK: Final = Millis(1_000)
+"""Two machines' clocks count alike to within this, over the time an order takes."""
 
 
 class RentalBook:
@@ -129,6 +133,7 @@ class RentalBook:
             terms=terms,
             signed_terms=rules.sign_terms(self._key, terms),
             voucher=voucher,
+            ordered_ms=self._clock.now_ms(),
         )
         with self._store.transaction() as txn:
             txn.put(RENTALS, agreement, record)
@@ -188,17 +193,23 @@ class RentalBook:
             terms.slots,
         ):
             raise RemoteProtocolError("a tick for something else than agreed", code="bad_lease")
+        now = self._clock.now_ms()
+        possible = min(leased.prepaid_ms, now - record.ordered_ms) + CLOCK_SLACK
+        if not record.state.started_ms and leased.elapsed_ms > possible:
+            raise RemoteProtocolError("a lease older than it can be", code="bad_lease")
         event = TickReceived(
-            prepaid_ms=leased.prepaid_ms,
-            elapsed_ms=leased.elapsed_ms,
-            at_ms=self._clock.now_ms(),
+            prepaid_ms=leased.prepaid_ms, elapsed_ms=leased.elapsed_ms, at_ms=now
         )
         return self.apply(agreement, event)[0]
 
     def ended(self, agreement: AgreementId, signed: Signed) -> Receipt:
         """Take a receipt. Raises: RemoteProtocolError."""
         record = self._records[agreement]
-        receipt = receipts.verify_receipt(signed, record.terms, paid=record.promised)
+        if record.state.receipt is None:  # what was wanted but never promised buys nothing
+            paid = self._channels.get(record.terms.channel).ledger.paid(agreement)
+        else:
+            paid = record.promised
+        receipt = receipts.verify_receipt(signed, record.terms, paid=paid)
         self.apply(agreement, ReceiptReceived(receipt=signed, amount=receipt.amount))
         return receipt
 

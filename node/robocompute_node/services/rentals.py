@@ -53,6 +53,8 @@ TELL_UPLOAD_SECONDS: Final = 0.25
 """Between words about an upload's progress: each is an event in the task's log."""
 RECLAIM_SECONDS: Final = 10.0
 """Between tries to reach a provider that was lost: its receipt turns what was promised to credit."""
+RECLAIM_ANSWER_SECONDS: Final = 30.0
+"""A lost provider that has not answered by then is asked again later."""
 RESULTS_LOST: Final = "RESULTS_LOST"
 """The job ended, but its provider went away before its output and results were all here."""
 
@@ -128,11 +130,14 @@ class Rentals:
                 else:
                     rental = self._book.get(task.agreement)
                 await self._see_through(rental)
-        except RoboComputeError as exc:
-            if self._tasks.get(task_id).ended:
+        except* RoboComputeError as group:
+            task = self._tasks.get(task_id)
+            if task.ended:
                 raise
-            log.error("task %s failed: %s", task_id, exc)
-            self._fail(task_id, exc)
+            log.error("task %s failed: %s", task_id, _first(group))
+            if task.agreement is not None:
+                self._write_off(self._book.get(task.agreement))
+            self._fail(task_id, _first(group))
 
     async def _find_and_order(self, task: TaskRecord) -> RentalRecord | None:
         """Return a stored order; None when the task ended, or is to look again."""
@@ -323,7 +328,13 @@ class Rentals:
                 else:
                     await link.cancel(link.record.state.reason or "cancelled")
             nursery.cancel_scope.cancel()
-        self._conclude(task_id, self._book.get(agreement))
+        self._conclude(task_id, self._write_off(self._book.get(agreement)))
+
+    def _write_off(self, rental: RentalRecord) -> RentalRecord:
+        """An agreement that is left open is a lost one: it is asked about until it is settled."""
+        if not rental.settled and rental.state.phase is not ClientPhase.LOST:
+            return self._book.apply(rental.state.agreement, HorizonPassed())[0]
+        return rental
 
     def _link(self, rental: RentalRecord) -> RentalLink:
         sink = TaskSink(
@@ -420,13 +431,17 @@ class Rentals:
     async def _reclaim(self) -> None:
         while True:
             await trio.sleep(RECLAIM_SECONDS)
-            for rental in self._book.lost():
-                try:
-                    await self._link(rental).try_cancel()
-                except (PeerGone, RemoteProtocolError) as exc:
-                    log.debug("lost provider still away: %s", exc)
-                    continue
-                self._came_back(self._book.get(rental.state.agreement))
+            async with trio.open_nursery() as nursery:
+                for rental in self._book.lost():
+                    nursery.start_soon(self._ask_lost, rental)
+
+    async def _ask_lost(self, rental: RentalRecord) -> None:
+        try:
+            with trio.move_on_after(RECLAIM_ANSWER_SECONDS):
+                await self._link(rental).try_cancel()
+        except* RoboComputeError as exc:
+            log.debug("lost provider still away: %s", _first(exc))
+        self._came_back(self._book.get(rental.state.agreement))
 
     def _came_back(self, rental: RentalRecord) -> None:
         signed = rental.state.receipt

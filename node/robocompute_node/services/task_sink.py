@@ -5,7 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final
 
+from robocompute_node.p2p.port import PeerGone
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
+from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.metrics_inbox import LIVE_PREFIX, MetricsInbox
 from robocompute_node.services.rental_link import JobSink
 from robocompute_protocol import codec, limits
@@ -68,6 +70,12 @@ class TaskSink(JobSink):
         self._tasks.note(self._task_id, usage=usage)
 
     async def results(self, finished: Finished) -> None:
+        try:
+            await self._fetch(finished)
+        except PeerRefused as exc:
+            raise PeerGone(f"the provider does not give its results: {exc}") from exc
+
+    async def _fetch(self, finished: Finished) -> None:
         await self._exchange.pull(self._provider, (finished.artifacts,))
         manifest = codec.decode(
             Manifest, self._blobs.get(finished.artifacts), limit=limits.MAX_MANIFEST_BYTES
