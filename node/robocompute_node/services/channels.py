@@ -166,6 +166,7 @@ class ChannelKeeper:
             ChainError: the chain did not take it; calling again is safe.
         """
         async with self._funding:
+            await self.recover()
             record = self.open_with(payee, payee_node, min_challenge_s=min_challenge_s)
             if record is None:
                 return await self._open(payee, payee_node, needed, min_challenge_s)
@@ -178,6 +179,8 @@ class ChannelKeeper:
 
         Raises: InsufficientFunds, ChainError.
         """
+        if self.get(channel).spare >= more:
+            return  # not behind somebody else's transaction: a running job needs its voucher
         async with self._funding:
             if self.get(channel).spare < more:
                 await self._top_up(channel, more)
@@ -243,9 +246,6 @@ class ChannelKeeper:
             )
         except ChainUnknown:
             await self._chain.wait_for_channel(channel, timeout_s=CONFIRM_SECONDS)
-        except ChainBusy:
-            self._forget(record)
-            raise
         except ChainRefused:
             # Refused may be a second try whose first one arrived after all: then it is open.
             view = await self._chain.channel(channel)
@@ -256,17 +256,22 @@ class ChannelKeeper:
         return self._change(channel, phase=ChannelPhase.OPEN)
 
     async def recover(self) -> None:
-        """After a restart: find out what became of channels that were being opened.
+        """Find out what became of channels that were being opened, after a crash or a busy chain.
+
+        One that is not there is forgotten only when its nonce was used by another: until then its
+        transaction may still arrive, and its deposit must be known to this node.
 
         Raises: ChainBusy when the chain cannot be asked.
         """
         for record in self.all():
-            if record.phase is ChannelPhase.OPENING:
-                view = await self._chain.channel(record.channel)
-                if view is None:
-                    self._forget(record)
-                else:
-                    self._change(record.channel, phase=ChannelPhase.OPEN, deposit=view.deposit)
+            if record.phase is not ChannelPhase.OPENING:
+                continue
+            balance = await self._chain.balance(self._wallet, self._mint)
+            view = await self._chain.channel(record.channel)
+            if view is not None:
+                self._change(record.channel, phase=ChannelPhase.OPEN, deposit=view.deposit)
+            elif balance is not None and balance.next_nonce > record.nonce:
+                self._forget(record)
 
     # --- promises -------------------------------------------------------------------------------
 

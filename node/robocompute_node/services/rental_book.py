@@ -69,7 +69,7 @@ class RentalRecord(msgspec.Struct, frozen=True, kw_only=True):
         return rules.prepaid_amount(self.terms, self.state.prepaid_ms)
 
 
-RENTALS: Final = Table("rentals/2", RentalRecord)
+RENTALS: Final = Table("rentals/1", RentalRecord)
 CLOCK_SLACK: Final = Millis(1_000)
 """Two machines' clocks count alike to within this, over the time an order takes."""
 
@@ -197,9 +197,7 @@ class RentalBook:
         possible = min(leased.prepaid_ms, now - record.ordered_ms) + CLOCK_SLACK
         if not record.state.started_ms and leased.elapsed_ms > possible:
             raise RemoteProtocolError("a lease older than it can be", code="bad_lease")
-        event = TickReceived(
-            prepaid_ms=leased.prepaid_ms, elapsed_ms=leased.elapsed_ms, at_ms=now
-        )
+        event = TickReceived(prepaid_ms=leased.prepaid_ms, elapsed_ms=leased.elapsed_ms, at_ms=now)
         return self.apply(agreement, event)[0]
 
     def ended(self, agreement: AgreementId, signed: Signed) -> Receipt:

@@ -14,18 +14,18 @@ import msgspec
 import trio
 
 from robocompute_node.api.port import InsufficientFunds, NoProvider, TaskStatus, TaskView
-from robocompute_node.api.views import task_json
-from robocompute_node.core.tasks import TaskRecord, end_message, status_of
+from robocompute_node.core.tasks import TaskRecord, end_message
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
 from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
 from robocompute_node.services.rental_link import RentalLink
+from robocompute_node.services.task_ends import TaskEnds
 from robocompute_node.services.task_sink import TaskSink
 from robocompute_node.services.voucher_sync import VoucherSync
 from robocompute_protocol import codec, limits, terms as rules
 from robocompute_protocol.agreement import ClientPhase
-from robocompute_protocol.causes import ANSWERABLE, Cause, Side
+from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import ChainError, RemoteProtocolError, RoboComputeError
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.messages import Manifest, Receipt, Terms
@@ -89,6 +89,7 @@ class Rentals:
         self._market = market
         self._matchmaking = matchmaking
         self._inbox = inbox
+        self._ends = TaskEnds(tasks, clock)
         self._nursery: trio.Nursery | None = None
         self._sync = VoucherSync(network, channels, book)
 
@@ -137,12 +138,14 @@ class Rentals:
             log.error("task %s failed: %s", task_id, _first(group))
             if task.agreement is not None:
                 self._write_off(self._book.get(task.agreement))
-            self._fail(task_id, _first(group))
+            self._ends.fail(task_id, _first(group))
 
     async def _find_and_order(self, task: TaskRecord) -> RentalRecord | None:
         """Return a stored order; None when the task ended, or is to look again."""
         if task.cancel_requested:
-            self._end(task, Cause.CANCELLED, message="cancelled before it began; cost 0.000000")
+            self._ends.end(
+                task, Cause.CANCELLED, message="cancelled before it began; cost 0.000000"
+            )
             return None
         waiting = task.stage == "matching" and task.stage_detail
         if not waiting:  # else it has been said why
@@ -173,7 +176,7 @@ class Rentals:
                 log.warning("provider left out after the quote: %s", refusal)
                 self._avoid(task, found.match.offer.provider)
         except* InsufficientFunds as exc:
-            self._fail(task.task_id, _first(exc))
+            self._ends.fail(task.task_id, _first(exc))
         except* ChainError as exc:
             self._stage(task.task_id, "funding", f"the chain is busy: {_first(exc)}")
             await trio.sleep(LOOK_AGAIN_SECONDS)
@@ -192,7 +195,7 @@ class Rentals:
         for provider in found.failed:
             task = self._avoid(task, provider)
         if not (found.busy or task.wait or self._young(task)):
-            self._fail(task.task_id, NoProvider(found.explanation))
+            self._ends.fail(task.task_id, NoProvider(found.explanation))
             return
         self._stage(task.task_id, "matching", found.explanation)
         cancelled = self._tasks.cancelled(task.task_id)
@@ -376,7 +379,9 @@ class Rentals:
             self._conclude_with_receipt(task, rental)
         elif state.phase is ClientPhase.NEVER_LEASED:
             if task.cancel_requested:
-                self._end(task, Cause.CANCELLED, message="cancelled before it ran; cost 0.000000")
+                self._ends.end(
+                    task, Cause.CANCELLED, message="cancelled before it ran; cost 0.000000"
+                )
             else:
                 if state.reason == "":  # not said why: it may be over soon
                     self._matchmaking.away(rental.provider)
@@ -385,7 +390,7 @@ class Rentals:
                 self._tasks.update(task_id, agreement=None, provider=None, price_per_hour=None)
         else:
             held = rental.promised
-            self._end(
+            self._ends.end(
                 task,
                 Cause.PROVIDER_LOST,
                 prepaid=held,
@@ -414,7 +419,7 @@ class Rentals:
         )
         if not fetched:
             message += "; the provider went away before all results were fetched"
-        self._end(
+        self._ends.end(
             task,
             receipt.cause,
             exit_code=receipt.exit_code,
@@ -469,38 +474,6 @@ class Rentals:
 
     def _stage(self, task_id: str, stage: str, detail: str) -> None:
         self._tasks.enter_stage(task_id, stage, detail)
-
-    def _fail(self, task_id: str, error: RoboComputeError) -> None:
-        self._tasks.update(
-            task_id,
-            status=TaskStatus.FAILED,
-            stage="done",
-            stage_detail="",
-            ended_ms=self._clock.now_ms(),
-            cost=MicroUnits(0),
-            ended_by=Side.CLIENT,
-            message=str(error),
-            error=error.code,
-        )
-        self._tell_end(task_id)
-
-    def _end(self, task: TaskRecord, cause: Cause, **changes: Any) -> None:
-        fields: dict[str, Any] = {"cost": MicroUnits(0), "exit_code": None} | changes
-        self._tasks.update(
-            task.task_id,
-            status=status_of(cause, fields["exit_code"]),
-            stage="done",
-            stage_detail="",
-            ended_ms=self._clock.now_ms(),
-            cause=cause,
-            ended_by=ANSWERABLE[cause],
-            **fields,
-        )
-        self._tell_end(task.task_id)
-
-    def _tell_end(self, task_id: str) -> None:
-        task = self._tasks.get(task_id)
-        self._tasks.log(task_id).append("ended", task_json(task.view()))
 
 
 def _first(group: BaseExceptionGroup[RoboComputeError]) -> RoboComputeError:

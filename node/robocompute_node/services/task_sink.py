@@ -75,11 +75,22 @@ class TaskSink(JobSink):
         except PeerRefused as exc:
             raise PeerGone(f"the provider does not give its results: {exc}") from exc
 
+    def _check_size(self, manifest: Manifest) -> None:
+        """Refuse results beyond the disk that the job was given: they would fill the owner's."""
+        agreed = self._tasks.get(self._task_id).spec.requirements.disk_mib << 20
+        size = sum(file.size for file in manifest.files)
+        padded = any(
+            len(file.chunks) > file.size // limits.MAX_CHUNK_BYTES + 1 for file in manifest.files
+        )
+        if size > agreed or padded:
+            raise RemoteProtocolError("results larger than the job's disk", code="too_large")
+
     async def _fetch(self, finished: Finished) -> None:
         await self._exchange.pull(self._provider, (finished.artifacts,))
         manifest = codec.decode(
             Manifest, self._blobs.get(finished.artifacts), limit=limits.MAX_MANIFEST_BYTES
         )
+        self._check_size(manifest)
         await self._exchange.pull(self._provider, chunks_of(manifest))
         for file in manifest.files:
             meta = file.path.startswith(LIVE_PREFIX) and file.path.endswith(".json")
