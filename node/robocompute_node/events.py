@@ -171,6 +171,13 @@ class TaskLog:
                     break
         return found
 
+    def sync(self) -> None:
+        """Make what was said so far survive a power cut. Raises: StoreError."""
+        try:
+            os.fsync(self._file)
+        except OSError as exc:
+            raise StoreError(f"a task's log cannot be made durable: {exc}") from exc
+
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)

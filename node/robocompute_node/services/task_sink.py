@@ -74,6 +74,8 @@ class TaskSink(JobSink):
             await self._fetch(finished)
         except PeerRefused as exc:
             raise PeerGone(f"the provider does not give its results: {exc}") from exc
+        # The provider deletes the job once it is told that all is here.
+        self._tasks.log(self._task_id).sync()
 
     def _check_size(self, manifest: Manifest) -> None:
         """Refuse results beyond the disk that the job was given: they would fill the owner's."""
