@@ -59,9 +59,7 @@ async def expect(
         PeerRefused: the peer refused.
         PeerGone, RemoteProtocolError: as ``hear``.
     """
-    message = await hear_or_end(stream, union, timeout_s=timeout_s)
-    if message is None:
-        raise PeerGone("the peer ended the stream where an answer was due")
+    message = await hear(stream, union, timeout_s=timeout_s)
     if isinstance(message, Refused):
         raise PeerRefused(message)
     if not isinstance(message, wanted):

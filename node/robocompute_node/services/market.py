@@ -65,12 +65,7 @@ class Market:
         self._key = key
         self.book = book
         store.declare(SEQUENCES)
-        self._changed = trio.Event()
         self._learnt = trio.Event()
-
-    def offer_changed(self) -> None:
-        """Announce soon: the slots, the price or the addresses are others now."""
-        self._changed.set()
 
     def learnt(self) -> trio.Event:
         """An event that is set when the next new offer comes in."""
@@ -135,7 +130,6 @@ class Market:
 
     async def _announce(self, source: OfferSource) -> None:
         while True:
-            self._changed = trio.Event()
             offer = source(self._next_sequence())
             if offer is not None:
                 signed = sign_message(OFFER, self._key, codec.encode(offer))
@@ -143,8 +137,7 @@ class Market:
                 await self._network.publish(
                     TOPIC_OFFERS + offer.resource_class, codec.encode(signed)
                 )
-            with trio.move_on_after(ANNOUNCE_SECONDS):
-                await self._changed.wait()
+            await trio.sleep(ANNOUNCE_SECONDS)
 
     async def withdraw(self, source: OfferSource) -> None:
         """Gossip a tombstone: nobody needs to ask a provider that is going away."""
