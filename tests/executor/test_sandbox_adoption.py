@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -148,6 +149,23 @@ async def test_starting_the_same_job_at_the_same_time_starts_it_once(bench: Benc
     end, records = await bench.finish(job_id)
     assert end.exit_code == 0
     assert [record.data for record in records] == [b"once"]
+
+
+async def test_a_stop_waits_for_a_supervisor_that_is_slow_to_answer(bench: Bench):
+    job_id = await bench.begin(("python", "-c", COUNT.replace("60", "6000")))
+    await bench.said(job_id, b"1")
+    pid = supervisor(bench, job_id)
+    os.kill(pid, signal.SIGSTOP)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            functools.partial(
+                bench.executor.stop, job_id, cause=Cause.CANCELLED, detail="", grace=Millis(0)
+            )
+        )
+        # Longer than one question is waited for.
+        await trio.sleep(6)
+        os.kill(pid, signal.SIGCONT)
+    assert (await bench.executor.wait(job_id)).cause is Cause.CANCELLED
 
 
 @pytest.mark.parametrize("progress", range(8))

@@ -78,6 +78,7 @@ sys.stdout.write("no newline at the end")
 """
     _, records = await bench.run(python(code))
     assert [(r.kind, r.data) for r in records if r.stream == "stderr"] == [
+        ("cr", b""),
         ("cr", b"0%"),
         ("cr", b"50%"),
         ("line", b"100%"),

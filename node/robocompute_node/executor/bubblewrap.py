@@ -277,11 +277,12 @@ class BubblewrapExecutor:
         """See the port. Nothing happens when the job has ended."""
         request: dict[str, object] = {"op": "extend", "prepaid_ms": prepaid, "reserve_ms": reserve}
         try:
-            await self._folder(job_id).ask(request)
+            await self._folder(job_id).insist(request)
         except SupervisorGone:
             log.info("%s: not extended, it has ended", job_id)
 
     async def stop(self, job_id: str, *, cause: Cause, detail: str, grace: Millis) -> None:
+        """See the port. Takes as long as its supervisor takes to answer; one that never does dies."""
         folder = self._folder(job_id)
         request: dict[str, object] = {
             "op": "stop",
@@ -290,10 +291,14 @@ class BubblewrapExecutor:
             "grace_ms": grace,
         }
         try:
-            await folder.ask(request)
+            await folder.insist(request)
         except SupervisorGone:
-            if folder.exists() and not folder.supervised():
-                folder.end_without_supervisor(cause, detail)
+            if not folder.exists():
+                return
+            if folder.supervised():
+                log.error("%s: its supervisor does not answer and is killed", job_id)
+                await folder.kill()
+            folder.end_without_supervisor(cause, detail)
 
     async def status(self, job_id: str) -> JobStatus:
         folder = self._folder(job_id)

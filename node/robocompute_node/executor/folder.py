@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 _ANSWER_BYTES: Final = 65_536
 _ANSWER_S: Final = 5.0
 """A supervisor answers in under a millisecond; one that takes this long is stopped or swapped out."""
+_INSIST_S: Final = 30.0
+"""How long a supervisor that is there and does not answer is asked again: a machine that swaps
+comes back within this, one that does not has lost the job anyway."""
+_INSIST_PAUSE_S: Final = 0.05
 _LOST: Final = "its supervisor was killed, or the machine went down"
 
 
@@ -147,6 +151,21 @@ class JobFolder:
                 return await self._exchange(request)
         except (OSError, ValueError, trio.BrokenResourceError, trio.TooSlowError) as exc:
             raise SupervisorGone(str(exc)) from exc
+
+    async def insist(self, request: dict[str, object]) -> dict[str, Any]:
+        """``ask``, again and again while somebody holds the job's lock, for half a minute.
+
+        Raises:
+            SupervisorGone: nobody is there, or it did not answer in all that time.
+        """
+        give_up = trio.current_time() + _INSIST_S
+        while True:
+            try:
+                return await self.ask(request)
+            except SupervisorGone:
+                if trio.current_time() >= give_up or not self.supervised():
+                    raise
+            await trio.sleep(_INSIST_PAUSE_S)
 
     async def _exchange(self, request: dict[str, object]) -> dict[str, Any]:
         # Socket addresses hold 107 bytes; a descriptor's path is always short enough.

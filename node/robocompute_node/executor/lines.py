@@ -1,8 +1,8 @@
 """Cuts a byte stream into lines, redraws and parts, exactly as a terminal would show it.
 
 Pure and standard library only. Printed one after the other (a line with its newline, a redraw with
-its carriage return, a part with nothing), the records give the stream back, but for empty redraws
-at the start of a line and the carriage return of CRLF.
+its carriage return, a part with nothing), the records give the stream back, byte for byte. A line
+that ends in CRLF is one line, whose last byte is the carriage return.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ pieces where the output is unbuffered."""
 class LineSplitter:
     """One stream of one job."""
 
-    __slots__ = ("_open", "_rest", "_since")
+    __slots__ = ("_rest", "_since")
 
     def __init__(self) -> None:
         self._rest = b""
         self._since = 0.0
-        self._open = False
 
     def feed(self, data: bytes, now: float) -> list[tuple[int, bytes]]:
         """Return what ``data`` completes: (kind, bytes) in order."""
@@ -37,13 +36,11 @@ class LineSplitter:
             elif carriage + 1 == len(text):
                 break
             elif text[carriage + 1] == 0x0A:
-                end, after, kind = carriage, carriage + 2, LINE
+                end, after, kind = carriage + 1, carriage + 2, LINE
             else:
                 end, after, kind = carriage, carriage + 1, CR
             at = self._cut(records, text, at, end)
-            if kind == LINE or end > at or self._open:
-                records.append((kind, text[at:end]))
-                self._open = False
+            records.append((kind, text[at:end]))
             at = after
             if 0 <= newline < at:
                 newline = text.find(b"\n", at)
@@ -58,7 +55,6 @@ class LineSplitter:
     def _cut(self, records: list[tuple[int, bytes]], text: bytes, at: int, end: int) -> int:
         while end - at > MAX_RECORD:
             records.append((PART, text[at : at + MAX_RECORD]))
-            self._open = True
             at += MAX_RECORD
         return at
 
@@ -78,7 +74,5 @@ class LineSplitter:
         if not rest:
             return []
         if rest.endswith(b"\r"):
-            self._open = False
             return [(CR, rest[:-1])]
-        self._open = True
         return [(PART, rest)]
