@@ -45,4 +45,24 @@ def test_local_folders_and_certificates_are_shown_to_the_build(tmp_path: Path):
 def test_nothing_else_of_the_daemons_environment_is_passed_on():
     found = configured({"AWS_SECRET": "x", "HTTPS_PROXY": "http://proxy.invalid"}, ABSENT)
     assert "AWS_SECRET" not in found.env
-    assert found.env["HTTPS_PROXY"] == "http://proxy.invalid"
+    # The build asks our proxy, and that one the daemon's.
+    assert "HTTPS_PROXY" not in found.env
+    assert found.way.through == ("proxy.invalid", 80)
+
+
+def test_a_build_may_reach_the_indexes_that_are_configured_wherever_they_are():
+    environment = {
+        "UV_DEFAULT_INDEX": "http://localhost:3141/simple",
+        "UV_INDEX": "mirror=https://one.invalid/simple",
+        "UV_FIND_LINKS": "https://two.invalid:8443/wheels,/usr/wheels",
+        "NO_PROXY": "Localhost, .invalid",
+    }
+    way = configured(environment, ABSENT).way
+    assert way.named == {("localhost", 3141), ("one.invalid", 443), ("two.invalid", 8443)}
+    assert way.public
+    assert way.through is None
+    assert way.direct == {"localhost", ".invalid"}
+
+
+def test_without_an_index_there_is_nothing_that_would_be_known_beside_the_internet():
+    assert configured({"UV_NO_INDEX": "1"}, ABSENT).way.named == frozenset()

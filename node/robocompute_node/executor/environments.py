@@ -3,11 +3,9 @@
 Each is a virtual environment on top of the base runtime, whose packages it does not install again.
 It is built by uv in a sandbox of its own, at the path it has in the jobs' sandboxes.
 
-That sandbox shares the host's network, because uv must reach the package index; all else is shut
-off from it. What makes this bearable: only wheels are installed (``--only-binary :all:``), so no
-code of a package runs; requirements are names only, so an upload cannot choose an address; uv
-itself follows no URL out of a package's metadata. What remains: a fault in uv's handling of a
-hostile index answer or wheel would meet this machine's loopback and local network.
+That sandbox has no network: uv reaches the package index through a proxy (``egress``), which knows
+the index's hosts and otherwise the public internet alone, never this machine or what is around it.
+Only wheels are installed (``--only-binary :all:``), so no code of a package runs while it builds.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ import msgspec
 import trio
 
 from robocompute_node.executor import package_index
+from robocompute_node.executor.egress import Egress
 from robocompute_node.executor.folder import JobFolder, remove_tree
 from robocompute_node.executor.log import RecordReader
 from robocompute_node.executor.port import PrepareFailed
@@ -62,6 +61,11 @@ _WORDS: Final = 40
 _UV: Final = "/env/uv"
 _TOOLS: Final = "/build"
 _CACHE: Final = "/cache"
+_WAY_OUT: Final = "/way-out"
+_SOCKET: Final = "egress.sock"
+_PROXY_PORT: Final = 3128
+"""Of the sandbox's own loopback, which nothing else shares."""
+_FORWARDER: Final = Path(__file__).with_name("forwarder.py")
 _OWN_CACHE: Final = ".uv-cache"
 """uv's cache while the base is added to: inside it, since links go no further than one mount. What
 comes this way comes once, and torch kept twice would be 5 GB for nothing."""
@@ -210,8 +214,9 @@ class Environments:
             raise BuildFailed("uv is not installed on this provider")
         folder = JobFolder(venv.with_name(f"{venv.name}.build"))
         await self._clear(folder)
-        tools = folder.path / "tools"
+        tools, way_out = folder.path / "tools", folder.path / "way-out"
         tools.mkdir(parents=True)
+        way_out.mkdir()
         for name, text in files.items():
             (tools / name).write_text(text)
         for_base = place == BASE
@@ -226,11 +231,14 @@ class Environments:
         binds = [*binds, Bind(str(uv), _UV), Bind(str(venv), place, writable=True)]
         if not for_base:
             binds.append(Bind(str(cache), _CACHE, writable=True))
-        binds.append(Bind(str(tools), _TOOLS))
+        (tools / _FORWARDER.name).write_bytes(_FORWARDER.read_bytes())
+        binds += [Bind(str(tools), _TOOLS), Bind(str(way_out), _WAY_OUT)]
         binds += [Bind(str(path), str(path)) for path in index.paths]
         spec = Spec(
             bwrap=self.bwrap,
             argv=[
+                f"{place}/bin/python", "-IS", f"{_TOOLS}/{_FORWARDER.name}",
+                f"{_WAY_OUT}/{_SOCKET}", str(_PROXY_PORT),
                 _UV, "pip", "install", "--python", f"{place}/bin/python",
                 "--only-binary", ":all:", *arguments,
             ],
@@ -244,6 +252,7 @@ class Environments:
                 "UV_PYTHON_DOWNLOADS": "never",
                 # A hard link would make a cache that stays part of the environment.
                 "UV_LINK_MODE": "hardlink" if for_base else "copy",
+                "ALL_PROXY": f"http://127.0.0.1:{_PROXY_PORT}",
                 **index.env,
             },
             binds=binds,
@@ -258,21 +267,26 @@ class Environments:
                 log_bytes=_LOG_BYTES,
             ),
             measured=[str(venv)],
-            network=True,
             uid=uid,
         )  # fmt: skip
         write_durably(str(folder.spec), spec.to_json())
         try:
-            await self._watch(folder, progress)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(Egress(index.way).serve, way_out / _SOCKET)
+                fault = await self._watch(folder, progress)
+                nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await self._clear(folder)
+        if fault is not None:
+            raise BuildFailed(fault)
 
-    async def _watch(self, folder: JobFolder, progress: Progress) -> None:
+    async def _watch(self, folder: JobFolder, progress: Progress) -> str | None:
+        """Run the build in ``folder`` to its end; return what went wrong."""
         try:
             await self.spawner.spawn(folder, prepaid=Millis(_WALL + _SPARE), reserve=Millis(0))
         except (SpawnFailed, AlreadySupervised) as exc:
-            raise BuildFailed(f"the build sandbox failed: {exc}") from exc
+            return f"the build sandbox failed: {exc}"
 
         def finished() -> bool:
             if folder.lost():
@@ -286,8 +300,7 @@ class Environments:
                 words = [*words[-_WORDS:], text]
                 await progress("environment", text)
         end = folder.read_exit()
-        if end is None or end.exit_code != 0:
-            raise BuildFailed("\n".join(words))
+        return None if end is not None and end.exit_code == 0 else "\n".join(words)
 
     async def _clear(self, folder: JobFolder) -> None:
         """Take away a build's folder, and the build, should it still be at work."""

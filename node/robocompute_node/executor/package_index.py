@@ -7,9 +7,12 @@ the installing, does not read them.
 from __future__ import annotations
 
 import configparser
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from robocompute_node.executor.egress import Way, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +35,18 @@ _PASSED_ON: Final = (
 _LISTS: Final = frozenset({"UV_INDEX", "UV_FIND_LINKS", "UV_INSECURE_HOST"})
 _COMMA: Final = frozenset({"UV_FIND_LINKS"})
 """uv separates these by commas, pip everything by white space."""
+_PROXIES: Final = (
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+)
+_NO_PROXIES: Final = ("NO_PROXY", "no_proxy")
+_INDEXES: Final = (
+    "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS",
+)  # fmt: skip
 _UNDER_SYSTEM: Final = ("/usr/", "/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/")
 """The sandbox shows these anyway."""
 
@@ -43,6 +58,8 @@ class PackageIndex:
     env: dict[str, str]
     paths: tuple[Path, ...]
     """Host files and folders that ``env`` names, to be seen at the same place."""
+    way: Way
+    """What a build may reach: the indexes named, and files wherever in the internet they point."""
 
 
 def configured(environment: Mapping[str, str], home: Path) -> PackageIndex:
@@ -74,7 +91,40 @@ def configured(environment: Mapping[str, str], home: Path) -> PackageIndex:
         env["UV_FIND_LINKS"] = ",".join(words)
         if not words:
             del env["UV_FIND_LINKS"]
-    return PackageIndex(env=env, paths=existing)
+    way = _way(env)
+    for name in (*_PROXIES, *_NO_PROXIES):
+        env.pop(name, None)
+    return PackageIndex(env=env, paths=existing, way=way)
+
+
+def _way(env: Mapping[str, str]) -> Way:
+    words = " ".join(env.get(name, "") for name in _INDEXES).replace(",", " ").split()
+    # "name=url" gives an index a name.
+    urls = [word.partition("=")[2] if "=" in word.partition("://")[0] else word for word in words]
+    hosts = [host for url in urls if (host := host_of(url)) is not None]
+    if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX"} & env.keys():
+        hosts += _default_hosts()
+    proxy = next((env[name] for name in _PROXIES if env.get(name)), "")
+    through = host_of(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+    direct = ",".join(env.get(name, "") for name in _NO_PROXIES).replace(" ", ",").split(",")
+    return Way(
+        named=frozenset(hosts),
+        public=True,
+        through=through,
+        direct=frozenset(name.lower() for name in direct if name),
+    )
+
+
+def _default_hosts() -> list[tuple[str, int]]:
+    """Where pip itself would look when it is told nothing, and where the files of that index are.
+
+    They are on the public internet, but for a machine whose network puts something in between.
+    """
+    try:
+        index = importlib.import_module("pip._internal.models.index").PyPI
+    except ImportError:
+        return []
+    return [(str(index.netloc), 443), (str(index.file_storage_domain), 443)]
 
 
 def _pip_settings(environment: Mapping[str, str], home: Path) -> Iterator[tuple[str, str]]:

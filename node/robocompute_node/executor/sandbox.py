@@ -27,7 +27,6 @@ _SYSTEM_FILES = (
     "/etc/pki/ca-trust/extracted",
     "/etc/mime.types",
 )
-_NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts")
 _PASSWD = f"job:x:{UID}:{UID}:job:/job:/bin/sh\n"
 _GROUP = f"job:x:{UID}:\n"
 _HOSTS = "127.0.0.1 localhost job\n::1 localhost\n"
@@ -56,11 +55,9 @@ def command(spec: Spec, binds: list[Bind], *, status_fd: int) -> list[str]:
     """
     options = [
         "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
-        "--unshare-cgroup-try", "--disable-userns", "--uid", str(UID), "--gid", str(UID),
+        "--unshare-net", "--unshare-cgroup-try", "--disable-userns", "--uid", str(UID), "--gid", str(UID),
         "--hostname", "job", "--cap-drop", "ALL", "--die-with-parent", "--new-session",
     ]  # fmt: skip
-    if not spec.network:
-        options.append("--unshare-net")
     options += ["--perms", "0755", "--tmpfs", "/", "--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib64", "lib32"):
         if os.path.islink(f"/{name}"):
@@ -75,11 +72,7 @@ def command(spec: Spec, binds: list[Bind], *, status_fd: int) -> list[str]:
         (_NSSWITCH, "/etc/nsswitch.conf"),
     ):
         options += ["--ro-bind-data", _memory_file(text.encode()), path]
-    if spec.network:
-        for path in _NETWORK_FILES:
-            options += ["--ro-bind-try", os.path.realpath(path), path]
-    else:
-        options += ["--ro-bind-data", _memory_file(_HOSTS.encode()), "/etc/hosts"]
+    options += ["--ro-bind-data", _memory_file(_HOSTS.encode()), "/etc/hosts"]
     options += ["--proc", "/proc", "--dev", "/dev"]
     size = str(max(1, spec.limits.memory_bytes // _TMPFS_SHARE))
     for path in ("/dev/shm", "/tmp"):  # noqa: S108 (inside)

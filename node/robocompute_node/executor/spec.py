@@ -82,7 +82,6 @@ class Spec:
         "gpus",
         "limits",
         "measured",
-        "network",
         "uid",
     )
 
@@ -96,7 +95,6 @@ class Spec:
         cwd: str,
         limits: Limits,
         measured: Sequence[str],
-        network: bool = False,
         gpus: Sequence[str] = (),
         uid: int | None = None,
     ) -> None:
@@ -108,8 +106,6 @@ class Spec:
         self.limits = limits
         self.measured = list(measured)
         """Folders whose size counts against ``limits.disk_bytes``."""
-        self.network = network
-        """Shares the host's network. Never for a job."""
         self.gpus = list(gpus)
         self.uid = uid
         """The host user it runs as; None is the supervisor's own."""
