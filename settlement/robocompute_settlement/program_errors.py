@@ -34,6 +34,12 @@ PROGRAM_ERRORS: Final[dict[int, tuple[str, str]]] = {
     6026: ("SettingOutOfRange", "a setting is outside its bounds"),
     6027: ("NotUpgradeAuthority", "only the program's upgrade authority may do this"),
     6028: ("ZeroKey", "an address is zero where a real one is needed"),
+    6029: ("WrongLease", "a lease is not of this stake, or by no key of it that counts"),
+    6030: ("NoDoubleSale", "the two leases do not let one slot to two payers for one moment"),
+    6031: ("LeaseOutOfTime", "a lease is too old, paid for already, or has not begun"),
+    6032: ("NothingToSlash", "the stake is too small for a penalty"),
+    6033: ("UnbondingNotOver", "the unbonding time is not over: try again later"),
+    6034: ("RotationTooSoon", "the key was changed less than an unbonding time ago"),
 }
 """Numbers are stable; a test compares names and numbers with the IDL."""
 

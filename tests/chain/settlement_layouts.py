@@ -136,6 +136,13 @@ def voucher_bytes(channel: Pubkey, cumulative: int, root: bytes = ROOT) -> bytes
     return b"RCVCHR01" + bytes(channel) + struct.pack("<Q", cumulative) + root
 
 
+def lease_bytes(
+    stake: Pubkey, payer: Pubkey, slots: int, start: int, end: int, agreement: bytes = ROOT
+) -> bytes:
+    numbers = struct.pack("<Qqq", slots, start, end)
+    return b"RCLEAS01" + bytes(stake) + agreement + bytes(payer) + numbers
+
+
 def ed25519_instruction(*signed: tuple[Keypair, bytes]) -> Instruction:
     """The canonical layout: all offsets, then signature, key and message of each entry."""
     head, body = b"", b""

@@ -176,7 +176,7 @@ def test_changed_settings_leave_every_account_as_it_was(world: World) -> None:
     ]
     before = seen(world, accounts)
     call = world.update_config(
-        treasury=world.admin.pubkey(), fee_bps=500, slash_bps=5_000, unbond_s=2**63 - 1,
+        treasury=world.admin.pubkey(), fee_bps=500, slash_bps=5_000, unbond_s=30 * DAY,
         min_challenge_s=30 * DAY, slot_stake=2**64 - 1, paused=True,
     )  # fmt: skip
     world.ok(call, signers=(world.admin,))

@@ -100,7 +100,7 @@ def test_forged_program_data_are_refused(bare_world: World) -> None:
         ({"fee_bps": 501}, "SettingOutOfRange"),
         ({"slash_bps": 5_001}, "SettingOutOfRange"),
         ({"min_challenge_s": 30 * 86_400 + 1}, "SettingOutOfRange"),
-        ({"unbond_s": 2**63}, "SettingOutOfRange"),
+        ({"unbond_s": 30 * 86_400 + 1}, "SettingOutOfRange"),
         ({"admin": bytes(32)}, "ZeroKey"),
         ({"treasury": bytes(32)}, "ZeroKey"),
     ],

@@ -74,6 +74,18 @@ errors! {
     NotUpgradeAuthority = 6027,
     /// An address is zero where a real one is needed.
     ZeroKey = 6028,
+    /// A verified statement is no lease of this stake by a key that counts.
+    WrongLease = 6029,
+    /// The two leases do not let one slot to two payers for one moment.
+    NoDoubleSale = 6030,
+    /// A lease begins in the future, before the last penalty, or too long ago.
+    LeaseOutOfTime = 6031,
+    /// The stake is too small for a penalty.
+    NothingToSlash = 6032,
+    /// The unbonding time is not over.
+    UnbondingNotOver = 6033,
+    /// The key was changed less than an unbonding time ago.
+    RotationTooSoon = 6034,
 }
 
 pub type Result<T> = core::result::Result<T, Error>;

@@ -81,4 +81,21 @@ events! {
     Staked { stake: Key, amount: u64, bonded: u64, }
     /// Fees reached the treasury.
     FeesSwept { treasury: Key, mint: Key, amount: u64, }
+    /// `amount` began to leave a stake; all that is unbonding may be claimed from `unbond_at` on.
+    Unstaked { stake: Key, amount: u64, bonded: u64, unbonding: u64, unbond_at: i64, }
+    /// `amount` came back to the owner's Balance.
+    UnbondedClaimed { stake: Key, owner: Key, mint: Key, amount: u64, available: u64, }
+    /// Another key signs a stake's leases.
+    KeyRotated { stake: Key, node_key: Key, prev_key: Key, rotated_at: i64, }
+    /// The admin offered its place; a zero `pending_admin` takes the offer back.
+    AdminProposed { admin: Key, pending_admin: Key, }
+    /// The offer was accepted.
+    AdminChanged { previous: Key, admin: Key, }
+    /// A slot was let twice. `from_bonded + from_unbonding` left the stake, and went where the last
+    /// four numbers say; a payer without a Balance got nothing.
+    Slashed {
+        stake: Key, mint: Key, reporter: Key, first_payer: Key, second_payer: Key, treasury: Key,
+        from_bonded: u64, from_unbonding: u64, to_reporter: u64, to_first: u64, to_second: u64,
+        to_treasury: u64, watermark: i64,
+    }
 }

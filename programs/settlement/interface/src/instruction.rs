@@ -105,7 +105,7 @@ instructions! {
     } [ admin: s, config: w, ]
 
     /// Move tokens of the owner into the vault; the owner's Balance is created where missing, at the
-    /// owner's cost. Zero is allowed: it only creates the Balance. Refused while paused.
+    /// owner's cost. Zero is allowed: it only creates the Balance, also while all else is paused.
     Deposit = "deposit" {
         amount: u64,
     } [
@@ -182,4 +182,42 @@ instructions! {
     /// which is created where missing. Anyone may call.
     SweepFees = "sweep_fees" {
     } [ rent_payer: ws, config: r, treasury_balance: w, mint: r, system_program: r, ]
+
+    /// Begin to take `amount` out of what is bonded. It stays slashable until it is claimed, and the
+    /// unbonding time starts anew for all that is unbonding. Never paused.
+    Unstake = "unstake" {
+        amount: u64,
+    } [ owner: s, stake: w, config: r, ]
+
+    /// Move all that has been unbonding for its whole time to the owner's Balance. Never paused.
+    ClaimUnbonded = "claim_unbonded" {
+    } [ owner: s, balance: w, stake: w, ]
+
+    /// Let another key sign the stake's leases, at most once in an unbonding time. The key before it
+    /// stays answerable for what it signed.
+    RotateKey = "rotate_key" {
+        node_key: Key,
+    } [ owner: s, stake: w, config: r, ]
+
+    /// Offer the administration to another key, which has to accept; zero takes the offer back.
+    ProposeAdmin = "propose_admin" {
+        new_admin: Key,
+    } [ admin: s, config: w, ]
+
+    /// Take the administration over, by the key it was offered to.
+    AcceptAdmin = "accept_admin" {
+    } [ new_admin: s, config: w, ]
+
+    /// Prove that a slot was let to two payers for one moment: two leases, entries `first` and
+    /// `second` of the Ed25519 instruction at index `ed_ix`. Anyone may call; the reporter gets a
+    /// tenth of the penalty, each payer a fifth, the treasury the rest. A payer that has no Balance
+    /// is given by the address it would have, and its share goes to the treasury.
+    Slash = "slash" {
+        ed_ix: u8,
+        first: u8,
+        second: u8,
+    } [
+        reporter: s, config: r, stake: w, reporter_balance: w, first_balance: w,
+        second_balance: w, treasury_balance: w, instructions: r,
+    ]
 }

@@ -18,6 +18,7 @@ pub mod instruction;
 pub mod layout;
 pub mod rules;
 pub mod seeds;
+pub mod staking;
 pub mod state;
 pub mod statement;
 
@@ -34,5 +35,10 @@ pub const MAX_FEE_BPS: u16 = 500;
 pub const MAX_SLASH_BPS: u16 = 5_000;
 /// The longest challenge time, 30 days: a payer's money cannot be held for longer.
 pub const MAX_CHALLENGE_S: u64 = 30 * 86_400;
+/// The longest unbonding time, 30 days: a provider's money cannot be held for longer.
+pub const MAX_UNBOND_S: u64 = 30 * 86_400;
+/// How long after a rotation a lease by the key before it still counts: the longest tick of a job
+/// that was running then.
+pub const ROTATION_GRACE_S: u64 = 300;
 /// The denominator of every rate.
 pub const BPS: u64 = 10_000;

@@ -4,7 +4,7 @@
 //! no overflow check of a 64-bit product.
 
 use crate::{
-    BPS, Key, MAX_CHALLENGE_S, MAX_FEE_BPS, MAX_SLASH_BPS,
+    BPS, Key, MAX_CHALLENGE_S, MAX_FEE_BPS, MAX_SLASH_BPS, MAX_UNBOND_S,
     error::{Error, Result},
     state::{Balance, CLOSING, Channel, OPEN},
     statement::Voucher,
@@ -159,7 +159,7 @@ pub fn check_settings(
     unbond_s: u64,
     min_challenge_s: u64,
 ) -> Result<()> {
-    let times = unbond_s <= i64::MAX as u64 && min_challenge_s <= MAX_CHALLENGE_S;
+    let times = unbond_s <= MAX_UNBOND_S && min_challenge_s <= MAX_CHALLENGE_S;
     if fee_bps > MAX_FEE_BPS || slash_bps > MAX_SLASH_BPS || !times {
         return Err(Error::SettingOutOfRange);
     }

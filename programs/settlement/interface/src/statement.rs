@@ -60,6 +60,23 @@ pub struct Lease {
 impl Lease {
     pub const SIZE: usize = 128;
 
+    /// Raises [`Error::WrongLease`] unless these are exactly a lease's bytes.
+    #[inline(always)]
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let bytes: &[u8; Self::SIZE] = bytes.try_into().map_err(|_| Error::WrongLease)?;
+        if bytes[..8] != LEASE_TAG[..] {
+            return Err(Error::WrongLease);
+        }
+        Ok(Self {
+            stake: array(bytes, 8),
+            agreement: array(bytes, 40),
+            payer: array(bytes, 72),
+            slots: u64::from_le_bytes(array(bytes, 104)),
+            start: i64::from_le_bytes(array(bytes, 112)),
+            end: i64::from_le_bytes(array(bytes, 120)),
+        })
+    }
+
     /// The bytes the provider signs.
     pub fn signing_bytes(&self) -> [u8; Self::SIZE] {
         let mut out = [0u8; Self::SIZE];

@@ -12,20 +12,27 @@ mod creation;
 mod fault;
 #[cfg(target_arch = "bpf")]
 mod memory;
+mod signatures;
 mod token;
 
+mod accept_admin;
+mod claim_unbonded;
 mod close_by_payee;
 mod deposit;
 mod finalize_close;
 mod init_config;
 mod open_channel;
+mod propose_admin;
 mod register;
 mod request_close;
+mod rotate_key;
 mod set_delegate;
 mod settle;
+mod slash;
 mod stake;
 mod sweep_fees;
 mod top_up;
+mod unstake;
 mod update_config;
 mod withdraw;
 
@@ -33,8 +40,9 @@ use pinocchio::{AccountView, Address, ProgramResult};
 use settlement_interface::{
     error::Error,
     instruction::{
-        CloseByPayee, Deposit, FinalizeClose, InitConfig, OpenChannel, Register, RequestClose,
-        SetDelegate, Settle, Stake, SweepFees, TopUp, UpdateConfig, Withdraw,
+        AcceptAdmin, ClaimUnbonded, CloseByPayee, Deposit, FinalizeClose, InitConfig, OpenChannel,
+        ProposeAdmin, Register, RequestClose, RotateKey, SetDelegate, Settle, Slash, Stake,
+        SweepFees, TopUp, Unstake, UpdateConfig, Withdraw,
     },
 };
 
@@ -77,6 +85,12 @@ fn dispatch(program: &Address, accounts: &mut [AccountView], data: &[u8]) -> Out
         Register::DISCRIMINATOR => register::process(&mut call),
         Stake::DISCRIMINATOR => stake::process(&mut call),
         SweepFees::DISCRIMINATOR => sweep_fees::process(&mut call),
+        Unstake::DISCRIMINATOR => unstake::process(&mut call),
+        ClaimUnbonded::DISCRIMINATOR => claim_unbonded::process(&mut call),
+        RotateKey::DISCRIMINATOR => rotate_key::process(&mut call),
+        Slash::DISCRIMINATOR => slash::process(&mut call),
+        ProposeAdmin::DISCRIMINATOR => propose_admin::process(&mut call),
+        AcceptAdmin::DISCRIMINATOR => accept_admin::process(&mut call),
         InitConfig::DISCRIMINATOR => init_config::process(&mut call),
         UpdateConfig::DISCRIMINATOR => update_config::process(&mut call),
         _ => Err(Error::UnknownInstruction.into()),

@@ -1,4 +1,3 @@
-use pinocchio::{AccountView, Address, sysvars::instructions::Instructions};
 use settlement_interface::{
     error::Error,
     event::Settled,
@@ -14,9 +13,8 @@ use crate::{
     access::{check_balance, load_mut},
     chain::emit,
     fault::Outcome,
+    signatures::{self, statements},
 };
-
-const ED25519: Address = Address::from_str_const("Ed25519SigVerify111111111111111111111111111");
 
 /// Turn a voucher into the payee's Balance. Anyone may call: totals only grow, so a small claim or an
 /// old voucher harms nobody.
@@ -33,7 +31,13 @@ pub fn process(call: &mut Call) -> Outcome {
     };
     let address = channel.address().to_bytes();
     let mut record = load_mut::<Channel>(channel, call.program)?;
-    let voucher = require_voucher(instructions, &args, &address, &record)?;
+    let voucher = statements(
+        &signatures::instructions(instructions)?,
+        args.ed_ix,
+        [args.entry],
+        Voucher::SIZE,
+        |[statement]| Ok(rules::voucher(&statement, &address, &record)?),
+    )?;
     let mut balance = load_mut::<Balance>(payee_balance, call.program)?;
     check_balance(&balance, &record.payee, &record.mint)?;
     let Some(due) = rules::due(&record, voucher.cumulative, args.claim)? else {
@@ -52,22 +56,4 @@ pub fn process(call: &mut Call) -> Outcome {
         .bytes(),
     );
     Ok(())
-}
-
-/// The voucher that the transaction's Ed25519 instruction verified for this channel.
-#[inline(always)]
-fn require_voucher(
-    instructions: &AccountView,
-    args: &Settle,
-    address: &[u8; 32],
-    channel: &Channel,
-) -> Outcome<Voucher> {
-    let sysvar = Instructions::try_from(instructions).map_err(|_| Error::NoSignatureCheck)?;
-    let check =
-        sysvar.load_instruction_at(args.ed_ix as usize).map_err(|_| Error::NoSignatureCheck)?;
-    if *check.get_program_id() != ED25519 {
-        return Err(Error::NoSignatureCheck.into());
-    }
-    let verified = rules::verified(check.get_instruction_data(), args.entry, Voucher::SIZE)?;
-    Ok(rules::voucher(&verified, address, channel)?)
 }

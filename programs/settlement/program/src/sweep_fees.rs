@@ -8,7 +8,7 @@ use settlement_interface::{
 
 use crate::{
     Call,
-    access::{check_balance, create, load, load_mut},
+    access::{check_balance, create, load, load_mut, signed},
     chain::emit,
     creation::Creation,
     fault::Outcome,
@@ -31,6 +31,7 @@ pub fn process(call: &mut Call) -> Outcome {
     else {
         return Err(Error::MissingAccount.into());
     };
+    signed(rent_payer)?;
     let mint = mint.address().to_bytes();
     let (domain, treasury) = {
         let config = load::<Config>(config, call.program)?;
