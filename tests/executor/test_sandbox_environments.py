@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from robocompute_node.executor.bubblewrap import Caps
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.money import Millis
@@ -89,6 +90,28 @@ async def test_an_upload_cannot_make_the_provider_ask_its_own_network(bench: Ben
             server.accept()
 
 
+async def test_environments_make_room_for_new_ones_but_not_those_that_jobs_have(bench: Bench):
+    bench.caps = Caps(pids=128, environment_bytes=1)
+    bench.executor = bench.executor_again()
+
+    async def prepare(name: str) -> str:
+        files = {"r.txt": f"{name}\n"}
+        return await bench.prepare(("true",), files=files, requirements_file="r.txt")
+
+    def kept() -> int:
+        return len(list((bench.data / "envs").glob("*.lock")))
+
+    first = await prepare("iniconfig")
+    second = await prepare("wcwidth")
+    assert kept() == 2
+    await bench.executor.remove(first)
+    third = await prepare("pluggy")
+    assert kept() == 2
+    for job_id in (second, third):
+        await bench.executor.start(job_id, prepaid=Millis(60_000), reserve=Millis(0))
+        assert (await bench.executor.wait(job_id)).exit_code == 0
+
+
 async def test_a_cancelled_build_is_taken_away_and_can_be_repeated(bench: Bench):
     async def cancel_at_first_word(stage: str, detail: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -106,10 +129,10 @@ async def test_a_cancelled_build_is_taken_away_and_can_be_repeated(bench: Bench)
 
 
 async def test_the_base_runtime_takes_packages_that_every_job_then_finds(bench: Bench):
-    runtime, environments = bench.executor.runtime, bench.executor.environments
+    runtime, builder = bench.executor.runtime, bench.executor.environments.builder
     before = await bench.prepare(("python", "-c", "import iniconfig"))
     assert runtime.offered()[0].startswith("python3.")
-    await environments.add_to_base(["iniconfig"], bench.progress)
+    await builder.add_to_base(["iniconfig"], bench.progress)
     assert runtime.offered()[1:] == ("iniconfig",)
     await bench.executor.start(before, prepaid=Millis(60_000), reserve=Millis(0))
     assert (await bench.executor.wait(before)).exit_code == 0

@@ -13,7 +13,7 @@ from robocompute_protocol.errors import RoboComputeError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from robocompute_node.executor.environments import Environments
+    from robocompute_node.executor.builder import Builder
 
 
 class RuntimeNotChanged(RoboComputeError):
@@ -38,20 +38,20 @@ def add(data: Path, packages: tuple[str, ...], as_json: bool) -> None:
     """Install packages for all jobs, such as torch. Jobs that run now see them appear."""
     import trio
 
-    from robocompute_node.executor.environments import BuildFailed
+    from robocompute_node.executor.builder import BuildFailed
 
-    environments = _environments(data)
+    builder = _builder(data)
 
     async def progress(_stage: str, text: str) -> None:
         say_progress(text)
 
     try:
-        trio.run(environments.add_to_base, packages, progress)
+        trio.run(builder.add_to_base, packages, progress)
     except BuildFailed as exc:
         raise RuntimeNotChanged(
             f"{', '.join(packages)} could not be installed: {str(exc).splitlines()[-1]}"
         ) from exc
-    _say_packages(environments, as_json=as_json)
+    _say_packages(builder, as_json=as_json)
 
 
 @runtime_command.command("list")
@@ -59,35 +59,35 @@ def add(data: Path, packages: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def listing(data: Path, as_json: bool) -> None:
     """Show what is installed for all jobs."""
-    environments = _environments(data)
-    environments.base.ensure()
-    _say_packages(environments, as_json=as_json)
+    builder = _builder(data)
+    builder.base.ensure()
+    _say_packages(builder, as_json=as_json)
 
 
-def _environments(data: Path) -> Environments:
+def _builder(data: Path) -> Builder:
     import os
     import shutil
     from pathlib import Path
 
     from robocompute_node.config import NodeConfig
-    from robocompute_node.executor.environments import Environments
+    from robocompute_node.executor.builder import Builder
     from robocompute_node.executor.runtime import BaseRuntime, Interpreter
     from robocompute_node.executor.spawn import Spawner
 
     config = NodeConfig(data_dir=data)  # for its paths: the runtime may be there before the node
     config.runtimes_dir.mkdir(parents=True, exist_ok=True)
-    return Environments(
-        root=config.envs_dir,
+    return Builder(
         base=BaseRuntime(config.runtimes_dir / "base", Interpreter.of_this_process()),
         bwrap=shutil.which("bwrap") or "/usr/bin/bwrap",
         spawner=Spawner(),
         environment=os.environ,
         home=Path.home(),
+        cache=config.envs_dir / "cache",
     )
 
 
-def _say_packages(environments: Environments, *, as_json: bool) -> None:
-    base = environments.base
+def _say_packages(builder: Builder, *, as_json: bool) -> None:
+    base = builder.base
     packages = dict(sorted(base.packages().items()))
     if as_json:
         say_json({"offered": list(base.offered()), "packages": packages})

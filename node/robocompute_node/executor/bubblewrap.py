@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from robocompute_node.executor import beneath, cgroups, requirements
+from robocompute_node.executor.builder import Builder
 from robocompute_node.executor.environments import JOB, Environments
 from robocompute_node.executor.folder import (
     JobFolder,
@@ -39,7 +40,7 @@ from robocompute_node.executor.port import (
 from robocompute_node.executor.results import collect
 from robocompute_node.executor.runtime import BASE, PARTS, BaseRuntime, Interpreter
 from robocompute_node.executor.spawn import AlreadySupervised, Spawner, SpawnFailed
-from robocompute_node.executor.spec import Bind, Limits, Spec, write_durably
+from robocompute_node.executor.spec import SPEC, Bind, Limits, Spec, write_durably
 from robocompute_node.executor.unpack import Stamp, unpack
 from robocompute_node.executor.usage import UsageReader
 from robocompute_protocol import codec
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from robocompute_node.executor.port import BlobStore, Progress
+    from robocompute_node.executor.requirements import Wanted
     from robocompute_protocol.messages import Appended, Output, Usage
 
 log = logging.getLogger(__name__)
@@ -80,12 +82,14 @@ class _Unpacked(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
-    """Limits that no task names. Per job."""
+    """Limits that no task names; per job, where not said otherwise."""
 
     pids: int = 4_096
     """Processes and threads."""
     log_bytes: int = 256 * _MIB
     """Output kept on disk; over it the middle is dropped, and readers that far behind miss it."""
+    environment_bytes: int = 64 << 30
+    """Of all jobs' environments together: a dozen with a torch of their own."""
 
 
 @dataclass(slots=True)
@@ -116,11 +120,16 @@ class BubblewrapExecutor:
         self.runtime = BaseRuntime(runtimes / "base", Interpreter.of_this_process())
         self.environments = Environments(
             root=self.data / "envs",
-            base=self.runtime,
-            bwrap=self._bwrap,
-            spawner=self._spawner,
-            environment=self.environment,
-            home=Path.home(),
+            builder=Builder(
+                base=self.runtime,
+                bwrap=self._bwrap,
+                spawner=self._spawner,
+                environment=self.environment,
+                home=Path.home(),
+                cache=self.data / "envs" / "cache",
+            ),
+            room_bytes=self.caps.environment_bytes,
+            in_use=self._environments_in_use,
         )
 
     # --- what can be offered --------------------------------------------------------------------
@@ -172,10 +181,11 @@ class BubblewrapExecutor:
         await trio.to_thread.run_sync(
             functools.partial(self._lay_out, folder, order.task, upload, uid)
         )
-        environment = await self._environment(work, order.task, upload, progress)
+        wanted = self._wanted(work, order.task, upload)
         self.runtime.ensure()
-        spec = self._spec(order, environment, uid, work, volume)
-        write_durably(str(folder.spec), spec.to_json())
+        async with self.environments.found_or_built(wanted, progress) as environment:
+            spec = self._spec(order, environment, uid, work, volume)
+            write_durably(str(folder.spec), spec.to_json())
 
     def _lay_out(
         self, folder: JobFolder, task: TaskSpec, upload: Manifest, uid: int | None
@@ -191,11 +201,9 @@ class BubblewrapExecutor:
         record = msgspec.msgpack.encode(_Unpacked(upload, stamps))
         (folder.path / _UPLOAD).write_bytes(record)
 
-    async def _environment(
-        self, work: Path, task: TaskSpec, upload: Manifest, progress: Progress
-    ) -> Path | None:
+    def _wanted(self, work: Path, task: TaskSpec, upload: Manifest) -> Wanted:
         if task.requirements_file is None:
-            return None
+            return requirements.NOTHING
         names = {entry.path for entry in upload.files}
 
         def load(path: str) -> str:
@@ -211,9 +219,18 @@ class BubblewrapExecutor:
             finally:
                 os.close(root)
 
-        self.runtime.ensure()
-        wanted = requirements.read(task.requirements_file, load)
-        return await self.environments.find_or_build(wanted, progress)
+        return requirements.read(task.requirements_file, load)
+
+    def _environments_in_use(self) -> frozenset[str]:
+        """The environments that the jobs here were prepared with, ended ones too."""
+        used: set[str] = set()
+        for path in self._jobs.iterdir():
+            try:
+                spec = Spec.from_json((path / SPEC).read_text())
+            except FileNotFoundError:
+                continue
+            used |= {Path(bind.source).name for bind in spec.binds if bind.target == JOB}
+        return frozenset(used)
 
     def _uid(self, order: JobOrder) -> int | None:
         if os.geteuid() != 0:

@@ -1,117 +1,70 @@
 """Environments of jobs: one per set of requirements, built once, shared read-only.
 
 Each is a virtual environment on top of the base runtime, whose packages it does not install again.
-It is built by uv in a sandbox of its own, at the path it has in the jobs' sandboxes.
-
-That sandbox has no network: uv reaches the package index through a proxy (``egress``), which knows
-the index's hosts and otherwise the public internet alone, never this machine or what is around it.
-Only wheels are installed (``--only-binary :all:``), so no code of a package runs while it builds.
+It is built in a sandbox of its own (``builder``), at the path it has in the jobs' sandboxes, and
+stays until others need its room (``shelf``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import shutil
-import sysconfig
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from robocompute_node.executor import package_index
-from robocompute_node.executor.egress import Egress
-from robocompute_node.executor.folder import JobFolder, remove_tree
-from robocompute_node.executor.log import RecordReader
+from robocompute_node.executor.builder import TOOLS, Builder, BuildFailed
+from robocompute_node.executor.filelock import locked
+from robocompute_node.executor.folder import remove_tree
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_node.executor.requirements import name_of
 from robocompute_node.executor.runtime import BASE, make_venv
-from robocompute_node.executor.spawn import AlreadySupervised, Spawner, SpawnFailed
-from robocompute_node.executor.spec import Bind, Limits, Spec, write_durably
+from robocompute_node.executor.shelf import Shelf
 from robocompute_protocol.causes import Cause
-from robocompute_protocol.money import Millis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping
+    from pathlib import Path
 
     from robocompute_node.executor.port import Progress
     from robocompute_node.executor.requirements import Wanted
     from robocompute_node.executor.runtime import BaseRuntime
 
+log = logging.getLogger(__name__)
+
 JOB: Final = "/env/job"
 """Where a job's own environment lies in its sandbox."""
-BUILDER_UID: Final = 199_999
-"""The host user that builds, under a root daemon: none of the jobs' users."""
 _FORMAT: Final = 1
 """Part of every key: raised when environments are laid out differently."""
-_WALL: Final = Millis(1_800_000)
-_SPARE: Final = Millis(60_000)
-_MEMORY_BYTES: Final = 8 << 30
-_DISK_BYTES: Final = 64 << 30
-_PIDS: Final = 1_024
-_OUTPUT_RATE: Final = 1 << 20
-_LOG_BYTES: Final = 16 << 20
-_LOCK_POLL_S: Final = 0.05
-_WORDS: Final = 40
-"""The last lines of a failed build that are told."""
-_UV: Final = "/env/uv"
-_TOOLS: Final = "/build"
-_CACHE: Final = "/cache"
-_WAY_OUT: Final = "/way-out"
-_SOCKET: Final = "egress.sock"
-_PROXY_PORT: Final = 3128
-"""Of the sandbox's own loopback, which nothing else shares."""
-_FORWARDER: Final = Path(__file__).with_name("forwarder.py")
-_OWN_CACHE: Final = ".uv-cache"
-"""uv's cache while the base is added to: inside it, since links go no further than one mount. What
-comes this way comes once, and torch kept twice would be 5 GB for nothing."""
-
-
-class BuildFailed(Exception):
-    """uv's own words."""
-
-
-def find_uv() -> Path | None:
-    """Return the uv executable of this installation, or of the PATH."""
-    beside = Path(sysconfig.get_path("scripts"), "uv")
-    if beside.exists():
-        return beside
-    found = shutil.which("uv")
-    return Path(found) if found else None
-
-
-@contextlib.asynccontextmanager
-async def locked(path: Path) -> AsyncGenerator[None]:
-    """Hold a lock file: one builder per key, over all processes of this machine."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await trio.sleep(_LOCK_POLL_S)
-            else:
-                break
-        yield
-    finally:
-        os.close(fd)
+_ROOM_LOCK_S: Final = 1.0
+"""Nobody holds the lock of an unused environment for longer, unless it is being built anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environments:
-    """All environments of this node, in ``root``; uv's cache is kept beside them."""
+    """All environments of this node, in ``root``; uv's cache is kept among them."""
 
     root: Path
-    base: BaseRuntime
-    bwrap: str
-    spawner: Spawner
-    environment: Mapping[str, str]
-    """The daemon's own: where pip's and uv's settings are."""
-    home: Path
+    builder: Builder
+    room_bytes: int
+    """For all of them; the longest unused go first, and what a job uses stays."""
+    in_use: Callable[[], frozenset[str]]
+    """The names of environments that jobs on this machine were prepared with."""
+    _pins: Counter[str] = field(default_factory=Counter[str], init=False)
+    """Those that jobs being prepared will use."""
+    _builds: Counter[str] = field(default_factory=Counter[str], init=False)
+
+    @property
+    def _base(self) -> BaseRuntime:
+        return self.builder.base
+
+    @property
+    def _shelf(self) -> Shelf:
+        return Shelf(self.root, self.room_bytes)
 
     def key(self, wanted: Wanted) -> str:
         """Return the name of the environment that these requirements come to."""
@@ -119,14 +72,18 @@ class Environments:
             _FORMAT,
             sorted(wanted.install),
             sorted(wanted.constraints),
-            self.base.fingerprint(),
+            self._base.fingerprint(),
         )
         return sha256(msgspec.json.encode(facts)).hexdigest()[:32]
 
-    async def find_or_build(self, wanted: Wanted, progress: Progress) -> Path | None:
-        """Return the folder to show at ``JOB``; None when the base has all that is wanted.
+    @contextlib.asynccontextmanager
+    async def found_or_built(
+        self, wanted: Wanted, progress: Progress
+    ) -> AsyncGenerator[Path | None]:
+        """Hold the folder to show at ``JOB``; None when the base has all that is wanted.
 
-        Cancelling a build ends it; whoever waits for the same one then builds it.
+        Inside the block it is not removed; afterwards ``in_use`` must name it to keep it. Cancelling
+        a build ends it; whoever waits for the same one then builds it.
 
         Raises:
             PrepareFailed: it cannot be built.
@@ -134,37 +91,68 @@ class Environments:
         for line in wanted.left_out:
             await progress("environment", f"left out: {line}")
         if not wanted.install:
-            return None
+            yield None
+            return
         key = self.key(wanted)
-        path = self.root / key
-        if path.exists():
-            return path
+        self._pins[key] += 1
+        try:
+            yield await self._find_or_build(key, wanted, progress)
+        finally:
+            self._pins[key] -= 1
+
+    async def _find_or_build(self, key: str, wanted: Wanted, progress: Progress) -> Path:
+        path, shelf = self.root / key, self._shelf
         self.root.mkdir(parents=True, exist_ok=True)
-        async with locked(self.root / f"{key}.lock"):
-            if not path.exists():
-                await self._build(path, wanted, progress)
+        if not path.exists():
+            async with locked(shelf.lock(key)):
+                if not path.exists():
+                    await self._build(path, wanted, progress)
+                    await trio.to_thread.run_sync(shelf.note_built, key)
+            await self._make_room()
+        shelf.note_use(key)
         return path
 
+    async def _make_room(self) -> None:
+        """Remove what no longer fits. Another process's build is never waited for."""
+        shelf = self._shelf
+        used = self.in_use() | frozenset(+self._pins)
+        for key in await trio.to_thread.run_sync(shelf.surplus, used):
+            with trio.move_on_after(_ROOM_LOCK_S):
+                async with locked(shelf.lock(key)):
+                    # Asked again, without a pause: a job may have come for it.
+                    if not self._pins[key] and key not in self.in_use():
+                        log.info("environment %s is removed to make room", key)
+                        shelf.remove(key)
+        if not +self._builds:
+            shelf.empty_cache(self.builder.cache)
+
     async def _build(self, path: Path, wanted: Wanted, progress: Progress) -> None:
+        self._builds[path.name] += 1
+        try:
+            await self._build_anew(path, wanted, progress)
+        finally:
+            self._builds[path.name] -= 1
+
+    async def _build_anew(self, path: Path, wanted: Wanted, progress: Progress) -> None:
         partial = path.with_name(f"{path.name}.new")
         remove_tree(partial)
-        site = f"{BASE}/{self.base.interpreter.site_packages}\n"
-        make_venv(partial, self.base.interpreter, pth={"robocompute_base.pth": site})
+        site = f"{BASE}/{self._base.interpreter.site_packages}\n"
+        make_venv(partial, self._base.interpreter, pth={"robocompute_base.pth": site})
         files = {"requirements.txt": "\n".join(wanted.install) + "\n"}
-        arguments = ["-r", f"{_TOOLS}/requirements.txt"]
+        arguments = ["-r", f"{TOOLS}/requirements.txt"]
         if wanted.constraints:
             files["constraints.txt"] = "\n".join(wanted.constraints) + "\n"
-            arguments += ["-c", f"{_TOOLS}/constraints.txt"]
-        owned = self.base.packages()
+            arguments += ["-c", f"{TOOLS}/constraints.txt"]
+        owned = self._base.packages()
         if owned:
             # Never installed again: a second torch would be gigabytes, and not the one for this GPU.
             nowhere = (f"{name} ; sys_platform == 'never'\n" for name in sorted(owned))
             files["overrides.txt"] = "".join(nowhere)
-            arguments += ["--overrides", f"{_TOOLS}/overrides.txt"]
+            arguments += ["--overrides", f"{TOOLS}/overrides.txt"]
             await self._say_what_the_base_has(wanted, owned, progress)
         await progress("environment", "Installing collected packages…")
         try:
-            await self._install(partial, JOB, arguments, files, progress)
+            await self.builder.install(partial, JOB, arguments, files, progress)
         except BuildFailed as exc:
             remove_tree(partial)
             raise PrepareFailed(
@@ -180,138 +168,3 @@ class Environments:
     ) -> None:
         for name in sorted({name_of(line) for line in wanted.install} & owned.keys()):
             await progress("environment", f"{name} {owned[name]} is in the base runtime already")
-
-    async def add_to_base(self, packages: Sequence[str], progress: Progress) -> None:
-        """Install packages into the base runtime. Environments made so far are built anew.
-
-        Jobs that are running see the new packages appear.
-
-        Raises:
-            BuildFailed: uv's own words.
-        """
-        self.base.ensure()
-        async with locked(self.base.path.with_name("base.lock")):
-            files = {"requirements.txt": "\n".join(packages) + "\n"}
-            arguments = ["-r", f"{_TOOLS}/requirements.txt"]
-            try:
-                await self._install(self.base.path, BASE, arguments, files, progress)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(remove_tree, self.base.path / _OWN_CACHE)
-            self.base.remember(packages)
-
-    async def _install(
-        self,
-        venv: Path,
-        place: str,
-        arguments: Sequence[str],
-        files: Mapping[str, str],
-        progress: Progress,
-    ) -> None:
-        """Run uv on the environment ``venv``, seen at ``place``."""
-        uv = find_uv()
-        if uv is None:
-            raise BuildFailed("uv is not installed on this provider")
-        folder = JobFolder(venv.with_name(f"{venv.name}.build"))
-        await self._clear(folder)
-        tools, way_out = folder.path / "tools", folder.path / "way-out"
-        tools.mkdir(parents=True)
-        way_out.mkdir()
-        for name, text in files.items():
-            (tools / name).write_text(text)
-        for_base = place == BASE
-        cache = venv / _OWN_CACHE if for_base else self.root / "cache"
-        cache.mkdir(parents=True, exist_ok=True)
-        uid = BUILDER_UID if os.geteuid() == 0 else None
-        if uid is not None:
-            await trio.to_thread.run_sync(_give, venv, uid)
-            os.chown(cache, uid, uid)
-        index = package_index.configured(self.environment, self.home)
-        binds = self.base.interpreter.binds() if for_base else self.base.binds()
-        binds = [*binds, Bind(str(uv), _UV), Bind(str(venv), place, writable=True)]
-        if not for_base:
-            binds.append(Bind(str(cache), _CACHE, writable=True))
-        (tools / _FORWARDER.name).write_bytes(_FORWARDER.read_bytes())
-        binds += [Bind(str(tools), _TOOLS), Bind(str(way_out), _WAY_OUT)]
-        binds += [Bind(str(path), str(path)) for path in index.paths]
-        spec = Spec(
-            bwrap=self.bwrap,
-            argv=[
-                f"{place}/bin/python", "-IS", f"{_TOOLS}/{_FORWARDER.name}",
-                f"{_WAY_OUT}/{_SOCKET}", str(_PROXY_PORT),
-                _UV, "pip", "install", "--python", f"{place}/bin/python",
-                "--only-binary", ":all:", *arguments,
-            ],
-            env={
-                "PATH": "/usr/bin:/bin",
-                "HOME": "/tmp",  # noqa: S108 (inside)
-                "LANG": "C.UTF-8",
-                "UV_CACHE_DIR": f"{place}/{_OWN_CACHE}" if for_base else _CACHE,
-                "UV_NO_CONFIG": "1",
-                "UV_NO_PROGRESS": "1",
-                "UV_PYTHON_DOWNLOADS": "never",
-                # A hard link would make a cache that stays part of the environment.
-                "UV_LINK_MODE": "hardlink" if for_base else "copy",
-                "ALL_PROXY": f"http://127.0.0.1:{_PROXY_PORT}",
-                **index.env,
-            },
-            binds=binds,
-            cwd="/tmp",  # noqa: S108 (inside)
-            limits=Limits(
-                wall_ms=_WALL,
-                memory_bytes=_MEMORY_BYTES,
-                cpu_cores=os.cpu_count() or 1,
-                pids=_PIDS,
-                disk_bytes=_DISK_BYTES,
-                output_rate=_OUTPUT_RATE,
-                log_bytes=_LOG_BYTES,
-            ),
-            measured=[str(venv)],
-            uid=uid,
-        )  # fmt: skip
-        write_durably(str(folder.spec), spec.to_json())
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(Egress(index.way).serve, way_out / _SOCKET)
-                fault = await self._watch(folder, progress)
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._clear(folder)
-        if fault is not None:
-            raise BuildFailed(fault)
-
-    async def _watch(self, folder: JobFolder, progress: Progress) -> str | None:
-        """Run the build in ``folder`` to its end; return what went wrong."""
-        try:
-            await self.spawner.spawn(folder, prepaid=Millis(_WALL + _SPARE), reserve=Millis(0))
-        except (SpawnFailed, AlreadySupervised) as exc:
-            return f"the build sandbox failed: {exc}"
-
-        def finished() -> bool:
-            if folder.lost():
-                folder.recover()
-            return folder.read_exit() is not None
-
-        words: list[str] = []
-        async for record in RecordReader(folder, start=0, finished=finished):
-            text = record.data.decode(errors="replace").rstrip()
-            if text:
-                words = [*words[-_WORDS:], text]
-                await progress("environment", text)
-        end = folder.read_exit()
-        return None if end is not None and end.exit_code == 0 else "\n".join(words)
-
-    async def _clear(self, folder: JobFolder) -> None:
-        """Take away a build's folder, and the build, should it still be at work."""
-        if folder.exists():
-            await self.spawner.end(folder)
-            await trio.to_thread.run_sync(folder.delete)
-
-
-def _give(tree: Path, uid: int) -> None:
-    """Make a tree a user's own; links themselves, never what they point to."""
-    os.chown(tree, uid, uid, follow_symlinks=False)
-    for folder, folders, files in os.walk(tree):
-        for name in (*folders, *files):
-            os.chown(Path(folder, name), uid, uid, follow_symlinks=False)

@@ -37,6 +37,9 @@ class Wanted:
     """Lines that have no effect here, for the person to see."""
 
 
+NOTHING: Final = Wanted(install=(), constraints=(), left_out=())
+
+
 def canonical(name: str) -> str:
     """Return a distribution's name as an index compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
