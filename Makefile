@@ -9,7 +9,7 @@ TORCH ?=
 # More arguments for pytest: make test ARGS="tests/node -k lease"
 ARGS ?=
 
-.PHONY: help setup demo test check format program program-verify program-test soak bench lock clean torch
+.PHONY: help setup demo test check format program program-verify program-test soak bench bench-settlement lock clean torch
 
 help:  ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ soak: setup  ## long attacks, kill loops and soaks (not part of `make test`)
 
 bench: setup  ## submit to first output line, against ray on the same machine
 	$(PYTHON) bench/dispatch.py
+
+bench-settlement: setup  ## units, lamports, vouchers and settlements a second (ROBOCOMPUTE_VALIDATOR=PATH too)
+	$(PYTHON) bench/settlement.py
 
 lock: setup  ## resolve pyproject.toml into requirements.lock (UPGRADE=1: the newest of everything)
 	scripts/lock.sh $(if $(UPGRADE),--upgrade)
