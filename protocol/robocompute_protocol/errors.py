@@ -80,9 +80,25 @@ class ChainRefused(ChainError):
 
 
 class ChainUnknown(ChainError):
-    """The outcome is not known: read the account before repeating."""
+    """The outcome is not known: read the account before repeating.
+
+    Where ``signature`` is not empty, it is the transaction that may still land, in a block of at
+    most ``last_valid_height``: the settlement port's ``outcome`` tells what became of it.
+    """
 
     code = "chain_unknown"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        signature: str = "",
+        last_valid_height: int = 0,
+        details: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, details=details)
+        self.signature = signature
+        self.last_valid_height = last_valid_height
 
 
 class StoreError(RoboComputeError):

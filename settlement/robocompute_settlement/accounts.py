@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Final
+
+from solders.token import ID as TOKEN_PROGRAM
 
 from robocompute_protocol.errors import ChainRefused
 from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey
@@ -27,9 +30,16 @@ _CONFIG: Final = Struct("<8x32s32s32s32s32s32sQQQHBBBB2x")
 _BALANCE: Final = Struct("<8x32s32s32sQQQQQq")
 _STAKE: Final = Struct("<8x32s32s32s32s32sQQqqqQ")
 _CHANNEL: Final = Struct("<8x32s32s32s32s32sQQQQQq32s")
-_TOKEN_AMOUNT: Final = Struct("<64xQ")
+CHANNEL_BYTES: Final = _CHANNEL.size
+CHANNEL_PAYER_AT: Final = 8
+CHANNEL_PAYEE_AT: Final = 40
+CHANNEL_MINT_AT: Final = 104
+"""Where an endpoint finds what it is to filter channels by."""
+_TOKEN: Final = Struct("<32s32sQ36xB")
+"""mint, owner, amount, delegate, state"""
+CLASSIC_TOKENS: Final = Address(bytes(TOKEN_PROGRAM))
 TOKEN_ACCOUNT_BYTES: Final = 165
-"""A classic token account; the amount is at 64."""
+"""The size of a classic token account."""
 
 
 def _fee_bps(data: bytes, kind: int, layout: Struct) -> int:
@@ -56,11 +66,12 @@ def decode_config(account: ChainAccount, program_id: Address) -> ConfigView:
     data = _owned(account, program_id)
     fee_bps = _fee_bps(data, CONFIG_KIND, _CONFIG)
     fields = _CONFIG.unpack(data)
-    admin, treasury, mint0, mint1, domain, _pending, slot_stake, unbond_s, min_challenge_s = (
-        fields[:9]
-    )
+    admin, treasury, mint0, mint1, domain, pending, slot_stake, unbond_s, min_challenge_s = fields[
+        :9
+    ]
     return ConfigView(
         admin=Address(admin),
+        pending_admin=Address(pending),
         treasury=Address(treasury),
         mints=(Address(mint0), Address(mint1)),
         domain=Digest(domain),
@@ -68,6 +79,7 @@ def decode_config(account: ChainAccount, program_id: Address) -> ConfigView:
         unbond_s=unbond_s,
         min_challenge_s=min_challenge_s,
         fee_bps=fee_bps,
+        slash_bps=fields[9],
         paused=fields[10] != 0,
     )
 
@@ -94,14 +106,20 @@ def decode_stake(address: Address, account: ChainAccount, program_id: Address) -
     """Read a Stake account."""
     data = _owned(account, program_id)
     _fee_bps(data, STAKE_KIND, _STAKE)
-    owner, mint, node_key, _prev, _rent_payer, bonded, unbonding = _STAKE.unpack(data)[:7]
+    owner, mint, node_key, prev_key, _rent_payer, *numbers = _STAKE.unpack(data)
+    bonded, unbonding, unbond_at_s, rotated_at_s, watermark_s, slashed = numbers
     return StakeView(
         stake=address,
         owner=Address(owner),
         mint=Address(mint),
         node_key=NodeKey(node_key),
+        prev_key=NodeKey(prev_key),
         bonded=MicroUnits(bonded),
         unbonding=MicroUnits(unbonding),
+        unbond_at_s=unbond_at_s,
+        rotated_at_s=rotated_at_s,
+        watermark_s=watermark_s,
+        slashed=MicroUnits(slashed),
     )
 
 
@@ -133,12 +151,32 @@ def decode_channel(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenAccount:
+    """A classic token account."""
+
+    owner: Address
+    mint: Address
+    amount: MicroUnits
+
+
+def decode_token_account(account: ChainAccount) -> TokenAccount | None:
+    """Read a token account; ``None`` for one that is none, or not initialised."""
+    if account.owner != CLASSIC_TOKENS or len(account.data) != TOKEN_ACCOUNT_BYTES:
+        return None
+    mint, owner, amount, state = _TOKEN.unpack_from(account.data)
+    if state == 0:
+        return None
+    return TokenAccount(owner=Address(owner), mint=Address(mint), amount=MicroUnits(amount))
+
+
 def token_amount(account: ChainAccount) -> MicroUnits:
     """What a token account holds.
 
     Raises:
         ChainRefused: it is none.
     """
-    if len(account.data) != TOKEN_ACCOUNT_BYTES:
+    found = decode_token_account(account)
+    if found is None:
         raise ChainRefused("the account is no token account")
-    return MicroUnits(_TOKEN_AMOUNT.unpack_from(account.data)[0])
+    return found.amount

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from struct import Struct, pack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
@@ -18,9 +18,11 @@ from robocompute_protocol.vouchers import voucher_bytes
 from robocompute_settlement.addresses import Addresses, associated_token_account
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey
     from robocompute_protocol.money import MicroUnits
-    from robocompute_settlement.port import ChannelView, SettleClaim
+    from robocompute_settlement.port import ChannelView, SettleClaim, StakeView
 
 SYSTEM_PROGRAM: Final = Pubkey.default()
 ASSOCIATED_TOKEN_PROGRAM: Final = Pubkey.from_string(
@@ -30,12 +32,10 @@ ED25519_PROGRAM: Final = Pubkey.from_string("Ed25519SigVerify1111111111111111111
 INSTRUCTIONS_SYSVAR: Final = Pubkey.from_string("Sysvar1nstructions1111111111111111111111111")
 MAX_CLAIMS: Final = 3
 """Settlements one transaction has room for: a fourth does not fit into 1,232 bytes."""
-VOUCHER_BYTES: Final = 80
 ASSOCIATED_CREATE_IDEMPOTENT: Final = b"\x01"
 
 _THIS_INSTRUCTION: Final = 0xFFFF
 _ED25519_OFFSETS: Final = Struct("<HHHHHHH")
-_ED25519_ENTRY_BYTES: Final = 64 + 32 + VOUCHER_BYTES
 
 
 def discriminator(name: str) -> bytes:
@@ -73,22 +73,41 @@ def create_token_account(payer: Address, owner: Address, mint: Address) -> Instr
     )
 
 
-def verify_vouchers(claims: tuple[SettleClaim, ...]) -> Instruction:
-    """The Ed25519 instruction over all vouchers, in the exact layout the program insists on.
+class Statement(NamedTuple):
+    """Signed bytes that the chain's Ed25519 program is to verify."""
 
-    Entry ``i`` is at ``2 + 14 n + 176 i``: signature, key and message, one after another.
+    signature: bytes
+    key: bytes
+    message: bytes
+
+
+def verify_statements(statements: Sequence[Statement]) -> Instruction:
+    """The Ed25519 instruction over them, in the exact layout the program insists on.
+
+    For messages of one length, entry ``i`` is at ``2 + 14 n + (96 + length) i``: signature, key
+    and message, one after another.
     """
-    count = len(claims)
+    at = 2 + _ED25519_OFFSETS.size * len(statements)
     offsets, entries = b"", b""
-    for index, claim in enumerate(claims):
-        at = 2 + _ED25519_OFFSETS.size * count + _ED25519_ENTRY_BYTES * index
+    for each in statements:
         offsets += _ED25519_OFFSETS.pack(
             at, _THIS_INSTRUCTION,
             at + 64, _THIS_INSTRUCTION,
-            at + 96, VOUCHER_BYTES, _THIS_INSTRUCTION,
+            at + 96, len(each.message), _THIS_INSTRUCTION,
         )  # fmt: skip
-        entries += claim.voucher.signature + claim.voucher_key + voucher_bytes(claim.voucher)
-    return Instruction(ED25519_PROGRAM, bytes((count, 0)) + offsets + entries, [])
+        entries += each.signature + each.key + each.message
+        at += 96 + len(each.message)
+    return Instruction(ED25519_PROGRAM, bytes((len(statements), 0)) + offsets + entries, [])
+
+
+def verify_vouchers(claims: tuple[SettleClaim, ...]) -> Instruction:
+    """The Ed25519 instruction over the claims' vouchers, in their order."""
+    return verify_statements(
+        [
+            Statement(each.voucher.signature, each.voucher_key, voucher_bytes(each.voucher))
+            for each in claims
+        ]
+    )
 
 
 class Instructions:
@@ -137,6 +156,13 @@ class Instructions:
             _r(admin, signer=True),
             _w(self._at.config),
         )
+
+    def propose_admin(self, *, admin: Address, new_admin: Address) -> Instruction:
+        """Offer the administration; the zero address takes the offer back."""
+        return self._build("propose_admin", new_admin, _r(admin, signer=True), _w(self._at.config))
+
+    def accept_admin(self, *, new_admin: Address) -> Instruction:
+        return self._build("accept_admin", b"", _r(new_admin, signer=True), _w(self._at.config))
 
     def deposit(self, *, owner: Address, mint: Address, amount: int) -> Instruction:
         """From the owner's associated token account. Zero only creates the Balance."""
@@ -267,6 +293,48 @@ class Instructions:
             _r(owner, signer=True),
             _w(self._at.balance(owner, mint)),
             _w(self._at.stake(owner, mint)),
+        )
+
+    def unstake(self, *, owner: Address, mint: Address, amount: int) -> Instruction:
+        return self._build(
+            "unstake",
+            pack("<Q", amount),
+            _r(owner, signer=True),
+            _w(self._at.stake(owner, mint)),
+            _r(self._at.config),
+        )
+
+    def claim_unbonded(self, *, owner: Address, mint: Address) -> Instruction:
+        return self._build(
+            "claim_unbonded",
+            b"",
+            _r(owner, signer=True),
+            _w(self._at.balance(owner, mint)),
+            _w(self._at.stake(owner, mint)),
+        )
+
+    def rotate_key(self, *, owner: Address, mint: Address, node_key: NodeKey) -> Instruction:
+        return self._build(
+            "rotate_key",
+            node_key,
+            _r(owner, signer=True),
+            _w(self._at.stake(owner, mint)),
+            _r(self._at.config),
+        )
+
+    def slash(
+        self, *, reporter: Address, stake: StakeView, payers: tuple[Address, Address],
+        treasury: Address, ed_ix: int,
+    ) -> Instruction:  # fmt: skip
+        """Entries 0 and 1 of instruction ``ed_ix`` are the two leases, in the payers' order."""
+        return self._build(
+            "slash",
+            pack("<BBB", ed_ix, 0, 1),
+            _r(reporter, signer=True),
+            _r(self._at.config),
+            _w(stake.stake),
+            *(_w(self._at.balance(owner, stake.mint)) for owner in (reporter, *payers, treasury)),
+            _r(INSTRUCTIONS_SYSVAR),
         )
 
     def sweep_fees(

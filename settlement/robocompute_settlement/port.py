@@ -1,7 +1,8 @@
 """The settlement port: all that the rest of the product knows of a chain.
 
 Reads name the commitment they were true at. Writes return once *confirmed*, and otherwise raise
-one of ``ChainBusy`` (repeat), ``ChainRefused`` (never), ``ChainUnknown`` (look first).
+one of ``ChainBusy`` (repeat), ``ChainRefused`` (never), ``ChainUnknown`` (look first: the error's
+``signature`` and ``last_valid_height`` make the ``Attempt`` that ``outcome`` is asked about).
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
     from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey
-    from robocompute_protocol.messages import SignedVoucher
+    from robocompute_protocol.messages import LeaseTick, SignedVoucher
     from robocompute_protocol.money import MicroUnits
+    from robocompute_settlement.events import ChainEvent
 
 
 class Commitment(StrEnum):
@@ -28,6 +33,8 @@ class ConfigView:
     """The program's Config account."""
 
     admin: Address
+    pending_admin: Address
+    """Who may take the administration over; zero for nobody."""
     treasury: Address
     mints: tuple[Address, Address]
     domain: Digest
@@ -35,6 +42,8 @@ class ConfigView:
     unbond_s: int
     min_challenge_s: int
     fee_bps: int
+    slash_bps: int
+    """What a proven double sale costs, in hundredths of a per cent of the stake."""
     paused: bool
 
 
@@ -85,8 +94,19 @@ class StakeView:
     owner: Address
     mint: Address
     node_key: NodeKey
+    prev_key: NodeKey
+    """What signed leases before the last rotation; zero when there was none."""
     bonded: MicroUnits
     unbonding: MicroUnits
+    """On its way out: counts for no slot, and can still be slashed."""
+    unbond_at_s: int
+    """When all of ``unbonding`` may be claimed; 0 while there is none."""
+    rotated_at_s: int
+    """When ``node_key`` took over from ``prev_key``; 0 when it never did."""
+    watermark_s: int
+    """Leases that began at or before this time are no evidence any more."""
+    slashed: MicroUnits
+    """Taken so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +115,51 @@ class Sent:
 
     signature: str
     slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A signed transaction that may have been sent: what to ask ``outcome`` about."""
+
+    signature: str
+    last_valid_height: int
+    """No block above this height takes it."""
+
+
+class Outcome(StrEnum):
+    """What became of an ``Attempt``."""
+
+    LANDED = "landed"
+    """Confirmed, and it did what it was for."""
+    FAILED = "failed"
+    """Confirmed, and it changed nothing but cost its fee."""
+    NEVER = "never"
+    """In no final block, and no later one can take it: it may be repeated."""
+    PENDING = "pending"
+    """Not in a block, and still may be: ask again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainRecord:
+    """A transaction that succeeded, and what our program said in it."""
+
+    signature: str
+    slot: int
+    time_s: int
+    """The block's time; 0 where the endpoint does not know it."""
+    events: tuple[ChainEvent, ...]
+    """In the order in which the program told them."""
+    complete: bool
+    """False when the chain cut the log short, or an event is not known to this version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """An address may hold something else than before: read it."""
+
+    address: Address
+    slot: int
+    """The newest slot that the news is from; 0 when it is only time to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +200,46 @@ class Settlement(Protocol):
         ...
 
     async def vault_tokens(self, mint: Address) -> MicroUnits: ...
+    async def channels_of(
+        self, owner: Address, *, mint: Address | None = None,
+        at: Commitment = Commitment.CONFIRMED,
+    ) -> tuple[ChannelView, ...]:  # fmt: skip
+        """Every channel that ``owner`` pays or is paid by, in the order of their addresses.
+
+        Channels that were closed are gone; ``history`` still tells of them.
+        """
+        ...
+
+    async def history(
+        self, address: Address, *, until: str = "", limit: int = 1_000,
+        at: Commitment = Commitment.CONFIRMED,
+    ) -> tuple[ChainRecord, ...]:  # fmt: skip
+        """What happened to ``address``, oldest first, after the transaction ``until``.
+
+        Transactions that failed are left out. At most ``limit``, the oldest: pass the last one's
+        signature as ``until`` to go on. What is only confirmed can still be undone by the chain,
+        so books are built from ``Commitment.FINALIZED``.
+        """
+        ...
+
+    def watch(
+        self, addresses: tuple[Address, ...]
+    ) -> AbstractAsyncContextManager[AsyncIterator[Changed]]:
+        """Hear of changes for as long as the block lasts; confirmed ones, soon after they are.
+
+        A wake-up carries no state and several may come as one. None is lost for good: after every
+        gap in the connection, and from time to time anyhow, each address counts as changed once.
+        It never ends by itself, and a slow reader costs no memory.
+        """
+        ...
+
+    async def outcome(self, attempt: Attempt) -> Outcome:
+        """Find out what became of a transaction whose sending ended in ``ChainUnknown``.
+
+        Raises:
+            ChainBusy: no endpoint can tell now.
+        """
+        ...
 
     async def wait_for_channel(self, channel: ChannelId, *, timeout_s: float) -> ChannelView:
         """Return as soon as the channel is confirmed (by subscription, with polling as fallback).
@@ -153,7 +258,8 @@ class Settlement(Protocol):
     def balance_address(self, owner: Address, mint: Address) -> Address: ...
 
     # Writes. The signer is the key pair the adapter was made with (a node key acting as delegate,
-    # or a wallet key); ``*_wallet`` ones need the wallet's own key.
+    # or a wallet key); ``*_wallet`` ones need the wallet's own key. docs/settlement.md says of
+    # each what a repetition does.
     async def open_channel(
         self, *, payer: Address, payee: Address, mint: Address, voucher_key: NodeKey, nonce: int,
         deposit: MicroUnits, challenge_s: int,
@@ -176,3 +282,25 @@ class Settlement(Protocol):
     ) -> Sent: ...
     async def register_wallet(self, *, mint: Address, node_key: NodeKey) -> Sent: ...
     async def stake_wallet(self, *, mint: Address, amount: MicroUnits) -> Sent: ...
+    async def unstake_wallet(self, *, mint: Address, amount: MicroUnits) -> Sent:
+        """Begin to take ``amount`` out of the stake; the time to wait starts anew for all of it."""
+        ...
+
+    async def claim_unbonded_wallet(self, *, mint: Address) -> Sent:
+        """Move what has waited long enough into the balance."""
+        ...
+
+    async def rotate_key_wallet(self, *, mint: Address, node_key: NodeKey) -> Sent:
+        """Let another key sign the stake's leases."""
+        ...
+
+    async def slash(self, *, stake: StakeView, first: LeaseTick, second: LeaseTick) -> Sent:
+        """Prove that a slot was let twice. Anybody may; the reporter is the signer.
+
+        The signer's Balance, which gets the reward, is created where missing.
+        """
+        ...
+
+    async def sweep_fees(self, *, mint: Address, owners: tuple[Address, ...]) -> Sent:
+        """Bring the fees that these owners' Balances owe to the treasury's Balance."""
+        ...

@@ -1,56 +1,32 @@
-"""Solana JSON-RPC over HTTP, under trio. Answers become values; faults become the chain errors.
-
-A read that met a transport error is repeated a few times within its deadline. Sending a
-transaction is repeated only by ``solana.py``, which knows how to do that without paying twice.
-"""
+"""Solana's JSON-RPC methods as values in and out. What an answer means is decided here, once."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import itertools
-import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import base58
-import httpx
-import msgspec
 import trio
 
-from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
-from robocompute_protocol.identifiers import Address, Digest, to_base58
+from robocompute_protocol.errors import ChainBusy, ChainError, ChainUnknown
+from robocompute_protocol.identifiers import ID_BYTES, Address, Digest, to_base58
+from robocompute_settlement.endpoint import ErrorAnswer, Unanswered
 from robocompute_settlement.port import Commitment
-from robocompute_settlement.program_errors import describe
+from robocompute_settlement.refusals import INTERNAL_ERROR, BlockhashExpired, error_of
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-REQUEST_TIMEOUT_S: Final = 10.0
-"""One HTTP request: public endpoints answer in well under a second or not at all."""
-CONNECT_TIMEOUT_S: Final = 3.0
-ATTEMPTS: Final = 3
-"""Tries of one read."""
-RETRY_AFTER_S: Final = 0.1
-"""Before the second try; twice as long before each further one."""
-MAX_ANSWER_BYTES: Final = 16_777_216
-"""An answer larger than this is a broken or hostile endpoint."""
+    from robocompute_settlement.endpoints import Endpoints, Standing
 
-PREFLIGHT_FAILURE: Final = -32002
-NODE_UNHEALTHY: Final = -32005
-NODE_BEHIND: Final = -32016
-TOO_MANY_REQUESTS: Final = 429
-HTTP_OK: Final = 200
-_BUSY_CODES: Final = frozenset({NODE_UNHEALTHY, NODE_BEHIND, -32004, -32014, TOO_MANY_REQUESTS})
-
-CLASSIC_TOKENS: Final = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA"
-SYSTEM: Final = "11111111111111111111111111111111"
-ED25519: Final = "Ed25519SigVerify111111111111111111111111111"
-_SYSTEM_INSUFFICIENT: Final = 1
-_TOKEN_INSUFFICIENT: Final = 1
-
-
-class BlockhashExpired(ChainBusy):
-    """The endpoint refused a transaction as too old, so these bytes are never taken."""
+SEND_GRACE_S: Final = 0.5
+"""Once one endpoint has a transaction, how long the others have to take it too."""
+FINALITY_SLOTS: Final = 32
+"""Slots by which a node's final state lags its newest."""
+MAX_FEE_ACCOUNTS: Final = 128
+"""Accounts that one request for recent fees may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +55,23 @@ class SignatureStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedSignature:
+    """A transaction in an address's list."""
+
+    signature: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LandedTransaction:
+    """A transaction in a block, and what it said."""
+
+    slot: int
+    time_s: int
+    logs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RecentBlockhash:
     """What a transaction is signed with, and the last block height that takes it."""
 
@@ -86,215 +79,299 @@ class RecentBlockhash:
     last_valid_height: int
 
 
-class Rpc:
-    """One endpoint. Any number of tasks may use it; the caller closes it."""
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What a transaction would do: its units, or why it would fail."""
 
-    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self.url = url
-        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._client = httpx.AsyncClient(timeout=timeout, transport=transport, trust_env=False)
-        self._numbers = itertools.count(1)
+    units: int
+    refusal: ChainError | None
+
+
+class Rpc:
+    """The methods, over ``Endpoints``. Any number of tasks may use it; the caller closes it."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+
+    @property
+    def url(self) -> str:
+        """The endpoints, for people."""
+        return self._endpoints.name
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """For methods that are not here."""
+        return self._endpoints
 
     async def aclose(self) -> None:
         """Close all connections. Repeatable."""
-        await self._client.aclose()
+        await self._endpoints.aclose()
 
     # --- reads ----------------------------------------------------------------------------------
 
     async def genesis_hash(self) -> Digest:
-        return Digest(_base58(await self.call("getGenesisHash")))
+        return await self._endpoints.genesis_hash()
 
     async def account(self, address: bytes, at: Commitment) -> ChainAccount | None:
         """The account, or ``None`` where there is none."""
-        options = {"encoding": "base64", "commitment": at.value}
-        answer = await self.call("getAccountInfo", to_base58(address), options)
+        answer = await self._endpoints.ask(
+            "getAccountInfo", to_base58(address), at=at, options={"encoding": "base64"}
+        )
         return _account(_value(answer))
 
+    async def accounts_of(
+        self, program: bytes, *, at: Commitment, size: int | None = None,
+        holding: Mapping[int, bytes] | None = None,
+    ) -> tuple[tuple[Address, ChainAccount], ...]:  # fmt: skip
+        """A program's accounts of this size that hold these bytes at these places."""
+        filters: list[Any] = [] if size is None else [{"dataSize": size}]
+        for offset, raw in (holding or {}).items():
+            filters.append({"memcmp": {"offset": offset, "bytes": to_base58(raw)}})
+        answer = await self._endpoints.ask(
+            "getProgramAccounts", to_base58(program), at=at,
+            options={"encoding": "base64", "filters": filters, "withContext": True},
+        )  # fmt: skip
+        found: list[tuple[Address, ChainAccount]] = []
+        for each in _list(_value(answer)):
+            match each:
+                case {"pubkey": str(address), "account": held}:
+                    account = _account(held)
+                    if account is not None:
+                        found.append((Address(_base58(address)), account))
+                case _:
+                    raise _malformed("getProgramAccounts")
+        return tuple(found)
+
     async def lamports(self, address: bytes, at: Commitment) -> int:
-        answer = await self.call("getBalance", to_base58(address), {"commitment": at.value})
+        answer = await self._endpoints.ask("getBalance", to_base58(address), at=at)
         return _integer(_value(answer))
 
-    async def signatures(self, address: bytes, limit: int, at: Commitment) -> tuple[str, ...]:
-        """Transactions that named the address, newest first."""
-        options = {"limit": limit, "commitment": at.value}
-        answer = await self.call("getSignaturesForAddress", to_base58(address), options)
+    async def signatures(
+        self, address: bytes, *, limit: int, at: Commitment, before: str = "", until: str = ""
+    ) -> tuple[ListedSignature, ...]:
+        """Transactions that named the address, newest first, between the two named ones."""
+        options: dict[str, Any] = {"limit": limit}
+        options |= {name: text for name, text in (("before", before), ("until", until)) if text}
+        answer = await self._endpoints.ask(
+            "getSignaturesForAddress", to_base58(address), at=at, options=options
+        )
         try:
-            return tuple(str(each["signature"]) for each in answer)
+            return tuple(
+                ListedSignature(str(each["signature"]), each["err"] is not None)
+                for each in _list(answer)
+            )
         except (TypeError, KeyError):
             raise _malformed("getSignaturesForAddress") from None
 
+    async def transaction(self, signature: str, at: Commitment) -> LandedTransaction | None:
+        """A transaction by its signature; ``None`` when no endpoint has it."""
+        options = {
+            "encoding": "json", "commitment": at.value, "maxSupportedTransactionVersion": 0,
+        }  # fmt: skip
+        failure: ChainError | None = None
+        for standing in self._endpoints.usable():
+            try:
+                answer = await self._endpoints.ask_one(
+                    standing, "getTransaction", signature, options=options
+                )
+            except (Unanswered, ErrorAnswer) as exc:
+                failure = ChainBusy(f"no answer about transaction {signature}: {exc}")
+                continue
+            if answer is not None:
+                return _landed(answer)
+        if failure is not None:
+            raise failure
+        return None
+
+    # --- for sending ----------------------------------------------------------------------------
+
     async def recent_blockhash(self) -> RecentBlockhash:
         """A blockhash to sign with."""
-        answer = await self.call("getLatestBlockhash", {"commitment": Commitment.CONFIRMED.value})
+        answer = await self._endpoints.ask(
+            "getLatestBlockhash", at=Commitment.CONFIRMED, urgent=True
+        )
         value = _value(answer)
         try:
             return RecentBlockhash(_base58(value["blockhash"]), int(value["lastValidBlockHeight"]))
         except (TypeError, KeyError, ValueError):
             raise _malformed("getLatestBlockhash") from None
 
-    async def block_height(self, at: Commitment) -> int:
-        return _integer(await self.call("getBlockHeight", {"commitment": at.value}))
-
-    async def status(self, signature: str, *, history: bool = False) -> SignatureStatus | None:
-        """Where a transaction is; ``None`` when the endpoint knows nothing of it."""
-        options = {"searchTransactionHistory": history}
-        answer = await self.call("getSignatureStatuses", [signature], options)
+    async def recent_fees(self, writable: tuple[bytes, ...]) -> tuple[int, ...]:
+        """What was paid lately, in micro-lamports a unit, to write these accounts, per block."""
+        named = [to_base58(each) for each in writable[:MAX_FEE_ACCOUNTS]]
+        answer = await self._endpoints.ask("getRecentPrioritizationFees", named, urgent=True)
         try:
-            found = _value(answer)[0]
-            if found is None:
-                return None
-            return SignatureStatus(
-                int(found["slot"]), str(found["confirmationStatus"]), found["err"]
-            )
-        except (TypeError, KeyError, IndexError, ValueError):
-            raise _malformed("getSignatureStatuses") from None
+            return tuple(_integer(each["prioritizationFee"]) for each in _list(answer))
+        except (TypeError, KeyError):
+            raise _malformed("getRecentPrioritizationFees") from None
 
-    # --- writes ---------------------------------------------------------------------------------
+    async def simulate(self, wire: bytes, programs: tuple[str, ...]) -> Simulated:
+        """Say what a transaction would do, by an endpoint that is not behind.
 
-    async def send(self, wire: bytes, *, preflight: bool, programs: tuple[str, ...] = ()) -> None:
-        """Hand a transaction to the endpoint, once. ``programs``: see ``refusal_of``.
+        Its blockhash and signatures are not looked at. Where one endpoint says that it would
+        fail, the others are asked too: one that lets it through is believed, since an endpoint
+        that lags refuses what is good more often than it lets through what is not.
 
         Raises:
-            ChainBusy: it did not reach the endpoint, or was not taken and may be sent again.
-            ChainRefused: it would fail.
-            ChainUnknown: no answer came: it may have been taken.
+            ChainBusy: no endpoint can say.
         """
-        options = {
-            "encoding": "base64",
-            "skipPreflight": not preflight,
-            "preflightCommitment": Commitment.CONFIRMED.value,
-            "maxRetries": 0,
-        }
-        try:
-            await self._post(
-                "sendTransaction", (base64.b64encode(wire).decode("ascii"), options), programs
+        first = await self._simulate(wire, programs)
+        others = self._endpoints.usable()[1:]
+        if first.refusal is None or isinstance(first.refusal, ChainBusy) or not others:
+            return first
+        for standing in others:
+            try:
+                found = await self._simulate(wire, programs, standing)
+            except (Unanswered, ErrorAnswer):
+                continue
+            if found.refusal is None:
+                return found
+        return first
+
+    async def _simulate(
+        self, wire: bytes, programs: tuple[str, ...], standing: Standing | None = None
+    ) -> Simulated:
+        params = ("simulateTransaction", base64.b64encode(wire).decode("ascii"))
+        options = {"encoding": "base64", "sigVerify": False, "replaceRecentBlockhash": True}
+        asked = (
+            self._endpoints.ask(*params, at=Commitment.CONFIRMED, urgent=True, options=options)
+            if standing is None
+            else self._endpoints.ask_one(
+                standing, *params, at=Commitment.CONFIRMED, urgent=True, options=options
             )
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
-            raise self._unreachable(exc) from exc
-        except httpx.TransportError as exc:
-            raise ChainUnknown(
-                f"the chain at {self.url} gave no answer to a transaction: {_reason(exc)}"
-            ) from exc
+        )
+        value = _value(await asked)
+        match value:
+            case {"err": None, "unitsConsumed": int(units)}:
+                return Simulated(units, None)
+            case {"err": error} if error is not None:
+                data = {"err": error, "logs": value.get("logs")}
+                return Simulated(0, error_of(0, "simulation", data, programs))
+            case _:
+                raise _malformed("simulateTransaction")
+
+    async def send(self, wire: bytes) -> None:
+        """Hand a transaction to every endpoint, once; return when one has taken it.
+
+        Raises:
+            BlockhashExpired: every endpoint refused it as too old; none has it.
+            ChainBusy: none has it.
+            ChainRefused: none has it, nor ever will.
+            ChainUnknown: some may have it.
+        """
+        standings = self._endpoints.usable()
+        failures: list[ChainError] = []
+        with trio.CancelScope() as scope:
+
+            async def hand(standing: Standing) -> None:
+                failure = await self._hand(standing, wire)
+                if failure is None:
+                    scope.deadline = min(scope.deadline, trio.current_time() + SEND_GRACE_S)
+                else:
+                    failures.append(failure)
+
+            async with trio.open_nursery() as nursery:
+                for standing in standings:
+                    nursery.start_soon(hand, standing)
+        if len(failures) < len(standings):
+            return
+        # The one that leaves most open decides.
+        for kind in (ChainUnknown, BlockhashExpired, ChainBusy):
+            for failure in failures:
+                if isinstance(failure, kind):
+                    raise failure
+        raise failures[0]
+
+    async def _hand(self, standing: Standing, wire: bytes) -> ChainError | None:
+        """Return ``None`` when the endpoint has it."""
+        options = {"encoding": "base64", "skipPreflight": True, "maxRetries": 0}
+        try:
+            await self._endpoints.ask_one(
+                standing, "sendTransaction", base64.b64encode(wire).decode("ascii"), urgent=True,
+                options=options,
+            )  # fmt: skip
+        except Unanswered as exc:
+            message = (
+                f"the chain at {standing.endpoint.url} gave no answer to a transaction: {exc}"
+            )
+            return ChainUnknown(message) if exc.reached else ChainBusy(message)
+        except ErrorAnswer as exc:
+            return _send_error(exc)
+        return None
+
+    async def status(self, signature: str) -> SignatureStatus | None:
+        """Where a transaction is; ``None`` when the endpoint asked has not seen it lately."""
+        answer = await self._endpoints.ask("getSignatureStatuses", [signature], urgent=True)
+        return _status(answer)
+
+    async def fate(self, signature: str, last_valid_height: int) -> SignatureStatus | bool:
+        """Search all endpoints for a transaction, in full.
+
+        Returns its status; or ``True`` when it can never land: a final block is above the last
+        height that takes it, and it is in none up to there; or ``False`` when it still may.
+
+        Raises:
+            ChainBusy: no endpoint can tell.
+        """
+        failure: ChainError = ChainBusy("no endpoint can tell what became of a transaction")
+        asked = over = False
+        for standing in self._endpoints.usable():
+            try:
+                # The height first: what is in no block after it never will be.
+                epoch = await self._endpoints.ask_one(
+                    standing,
+                    "getEpochInfo",
+                    urgent=True,
+                    options={"commitment": Commitment.FINALIZED.value},
+                )
+                answer = await self._endpoints.ask_one(
+                    standing, "getSignatureStatuses", [signature], urgent=True,
+                    options={"searchTransactionHistory": True},
+                )  # fmt: skip
+                status = _status(answer)
+                if status is not None:
+                    return status
+                over = over or _is_over(epoch, answer, last_valid_height)
+                asked = True
+            except (Unanswered, ErrorAnswer, ChainBusy) as exc:
+                failure = ChainBusy(f"no answer about a transaction: {exc}")
+        if not asked:
+            raise failure
+        return over
 
     async def request_airdrop(self, address: bytes, lamports: int) -> str:
         """Ask a test chain's faucet for SOL; returns the transfer's signature."""
-        return str(await self.call("requestAirdrop", to_base58(address), lamports))
-
-    # --- inside ---------------------------------------------------------------------------------
-
-    async def call(self, method: str, *params: Any) -> Any:
-        """Call a read-only method, repeating it on transport errors.
-
-        Raises:
-            ChainBusy: the endpoint cannot be reached, or is not able to answer now.
-            ChainRefused: it will never answer this.
-        """
-        pause = RETRY_AFTER_S
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return await self._post(method, params)
-            except httpx.TransportError as exc:
-                log.warning("will ask %s again: %s", self.url, _reason(exc))
-            await trio.sleep(pause)
-            pause *= 2
-        try:
-            return await self._post(method, params)
-        except httpx.TransportError as exc:
-            raise self._unreachable(exc) from exc
-
-    async def _post(
-        self, method: str, params: tuple[Any, ...], programs: tuple[str, ...] = ()
-    ) -> Any:
-        number = next(self._numbers)
-        body = msgspec.json.encode(
-            {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-        )
-        response = await self._client.post(
-            self.url, content=body, headers={"Content-Type": "application/json"}
-        )
-        if response.status_code != HTTP_OK:
-            raise ChainBusy(f"the chain at {self.url} answered HTTP {response.status_code}")
-        if len(response.content) > MAX_ANSWER_BYTES:
-            raise _malformed(method)
-        try:
-            answer: Any = msgspec.json.decode(response.content)
-        except msgspec.DecodeError:
-            raise _malformed(method) from None
-        match answer:
-            case {"error": {"code": int(code), "message": str(message), **rest}}:
-                raise error_of(code, message, rest.get("data"), programs)
-            case {"result": result}:
-                return result
-            case _:
-                raise _malformed(method)
-
-    def _unreachable(self, exc: Exception) -> ChainBusy:
-        return ChainBusy(f"the chain at {self.url} cannot be reached: {_reason(exc)}")
+        answer = await self._endpoints.ask("requestAirdrop", to_base58(address), lamports)
+        return str(answer)
 
 
-def error_of(code: int, message: str, data: Any, programs: tuple[str, ...] = ()) -> ChainError:
-    """What an endpoint's error object means for the caller."""
-    error = data.get("err") if isinstance(data, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    if error is not None:
-        return refusal_of(error, logs=_logs(data), programs=programs)
-    if code in _BUSY_CODES:
-        return ChainBusy(f"the chain is not able to answer now: {message}")
-    return ChainRefused(f"the chain refused: {message} ({code})")
-
-
-def refusal_of(
-    error: Any, *, logs: tuple[str, ...] = (), programs: tuple[str, ...] = ()
-) -> ChainError:
-    """What a transaction's own error means for the caller.
-
-    ``programs`` are those that its instructions call, in order. ``ChainRefused.number`` is set
-    only where the settlement program itself refused.
-    """
-    details: dict[str, object] = {"error": error}
-    match error:
-        case "BlockhashNotFound":
-            return BlockhashExpired("the transaction's blockhash has expired", details=details)
-        case "AlreadyProcessed":
-            return ChainUnknown("the transaction was sent before", details=details)
-        case "AccountNotFound" | "InsufficientFundsForFee" | {"InsufficientFundsForRent": _}:
-            return ChainRefused("the signer has no SOL for the fee: send it some", details=details)
-        case {"InstructionError": [int(index), {"Custom": int(number)}]}:
-            named = programs[index] if index < len(programs) else None
-            return _custom(number, _failed_program(logs) or named, details)
-        case {"InstructionError": [int(index), reason]}:
-            return ChainRefused(f"instruction {index} failed: {reason}", details=details)
+def _send_error(exc: ErrorAnswer) -> ChainError | None:
+    match exc.data:
+        case {"err": "AlreadyProcessed"}:
+            return None
+        case _ if exc.code == INTERNAL_ERROR:
+            return ChainUnknown(f"the chain failed over a transaction: {exc}")
         case _:
-            return ChainRefused(f"the transaction failed: {error}", details=details)
+            return error_of(exc.code, exc.message, exc.data)
 
 
-def _custom(number: int, program: str | None, details: dict[str, object]) -> ChainRefused:
-    if program == CLASSIC_TOKENS and number == _TOKEN_INSUFFICIENT:
-        return ChainRefused("the wallet does not hold that many tokens", details=details)
-    if program == ED25519:
-        return ChainRefused("a voucher's signature is not valid", details=details)
-    if program == SYSTEM and number == _SYSTEM_INSUFFICIENT:
-        return ChainRefused("the signer has too little SOL: send it some", details=details)
-    if number < 6000:
-        return ChainRefused(f"program {program or '?'} refused: error {number}", details=details)
-    return ChainRefused(f"refused: {describe(number)}", number=number, details=details)
+def _is_over(epoch: Any, answer: Any, last_valid_height: int) -> bool:
+    """Whether the endpoint that had no such transaction had seen every block that could take it.
 
-
-def _failed_program(logs: tuple[str, ...]) -> str | None:
-    """The innermost program that failed: the first one whose failure is logged."""
-    for line in logs:
-        words = line.split(" ", 3)
-        if len(words) >= 3 and words[0] == "Program" and words[2] == "failed:":
-            return words[1]
-    return None
-
-
-def _logs(data: Any) -> tuple[str, ...]:
-    found = data.get("logs")
-    return tuple(str(line) for line in found) if isinstance(found, list) else ()  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc) or type(exc).__name__
+    One URL may stand for several nodes, of which another may answer each time. So the second
+    answer must come from a node whose final state is past the last block that could.
+    """
+    match epoch, answer:
+        case (
+            {"absoluteSlot": int(slot), "blockHeight": int(height)},
+            {"context": {"slot": int(newest)}},
+        ):
+            final = newest >= slot + FINALITY_SLOTS
+            return height > last_valid_height and (
+                final or (newest >= slot and height > last_valid_height + 2 * FINALITY_SLOTS)
+            )
+        case _:
+            raise _malformed("getEpochInfo")
 
 
 def _malformed(method: str) -> ChainBusy:
@@ -314,11 +391,20 @@ def _integer(value: Any) -> int:
     return value
 
 
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise _malformed("a read")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
 def _base58(text: Any) -> bytes:
     try:
-        return base58.b58decode(text)
-    except (ValueError, TypeError):
-        raise _malformed("a read") from None
+        raw = base58.b58decode(text)
+    except (ValueError, TypeError, AttributeError):
+        raw = b""
+    if len(raw) != ID_BYTES:
+        raise _malformed("a read")
+    return raw
 
 
 def _account(value: Any) -> ChainAccount | None:
@@ -328,8 +414,28 @@ def _account(value: Any) -> ChainAccount | None:
         case {"owner": str(owner), "lamports": int(lamports), "data": [str(text), "base64"]}:
             try:
                 data = base64.b64decode(text, validate=True)
-            except binascii.Error:
+            except (binascii.Error, ValueError):
                 raise _malformed("getAccountInfo") from None
             return ChainAccount(Address(_base58(owner)), lamports, data)
         case _:
             raise _malformed("getAccountInfo")
+
+
+def _status(answer: Any) -> SignatureStatus | None:
+    match _value(answer):
+        case [None]:
+            return None
+        case [{"slot": int(slot), "confirmationStatus": str(commitment), "err": error}]:
+            return SignatureStatus(slot, commitment, error)
+        case _:
+            raise _malformed("getSignatureStatuses")
+
+
+def _landed(answer: Any) -> LandedTransaction:
+    match answer:
+        case {"slot": int(slot), "meta": {"logMessages": logs}}:
+            time_s = answer.get("blockTime")
+            lines = tuple(str(line) for line in _list(logs))
+            return LandedTransaction(slot, time_s if isinstance(time_s, int) else 0, lines)
+        case _:
+            raise _malformed("getTransaction")

@@ -1,109 +1,95 @@
-"""The settlement port over a Solana endpoint."""
+"""The settlement port over Solana endpoints."""
 
 from __future__ import annotations
 
-import itertools
-import logging
-import secrets
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 from solders.keypair import Keypair
 
-from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
-from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey, to_base58
-from robocompute_protocol.money import MicroUnits
-from robocompute_settlement import accounts
-from robocompute_settlement.addresses import (
-    Addresses,
-    associated_token_account,
-    domain_of,
-)
+from robocompute_protocol.errors import ChainRefused
+from robocompute_protocol.identifiers import Address, Digest, NodeKey
+from robocompute_protocol.leases import signing_bytes
+from robocompute_protocol.signing import verify
+from robocompute_settlement.addresses import associated_token_account
+from robocompute_settlement.endpoint import REQUESTS_PER_S, Endpoint
+from robocompute_settlement.endpoints import Endpoints
 from robocompute_settlement.instructions import (
     MAX_CLAIMS,
     Instructions,
+    Statement,
     create_token_account,
+    verify_statements,
     verify_vouchers,
 )
-from robocompute_settlement.port import (
-    BalanceView,
-    ChannelView,
-    Commitment,
-    ConfigView,
-    Sent,
-    SettleClaim,
-    StakeView,
-)
-from robocompute_settlement.rpc import BlockhashExpired, Rpc, SignatureStatus, refusal_of
+from robocompute_settlement.reading import SolanaReader
+from robocompute_settlement.rpc import Rpc
+from robocompute_settlement.sending import Sender
 from robocompute_settlement.subscriptions import Subscriptions
-from robocompute_settlement.transactions import (
-    BUDGET_INSTRUCTIONS,
-    DISTINCT,
-    Prepared,
-    Priority,
-    prepare,
-)
+from robocompute_settlement.transactions import BUDGET_INSTRUCTIONS, Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
     from solders.instruction import Instruction
 
-log = logging.getLogger(__name__)
+    from robocompute_protocol.messages import LeaseTick
+    from robocompute_protocol.money import MicroUnits
+    from robocompute_settlement.port import (
+        Attempt,
+        ChannelView,
+        Outcome,
+        Sent,
+        SettleClaim,
+        StakeView,
+    )
 
-READ_DEADLINE_S: Final = 20.0
-"""A read that has no answer by then is ``ChainBusy``."""
-WRITE_DEADLINE_S: Final = 120.0
-"""A write that is not confirmed by then is ``ChainUnknown``: long enough for a transaction to
-expire for good (150 blocks, and 32 more until that is final: 73 s) and be signed once more."""
-RESEND_S: Final = 2.0
-"""Public endpoints drop transactions under load: the same bytes are sent again this often."""
-STALE_PAUSE_S: Final = 0.1
-"""Before asking again for a blockhash, when the endpoint refused the one it had given out."""
 
-
-class SolanaSettlement:
+class SolanaSettlement(SolanaReader):
     """``port.Settlement`` for one signer: a node key that is its wallet's delegate, or a wallet.
 
     An async context manager, or closed with ``aclose``. ``run`` in a nursery makes waiting
-    quicker by websocket; without it everything works by polling.
+    quicker by websocket, and compares several endpoints; without it everything works by polling.
     """
 
     def __init__(
         self,
         *,
-        rpc_url: str,
-        ws_url: str | None,
+        rpc_urls: tuple[str, ...],
+        ws_urls: tuple[str, ...] = (),
         program_id: Address,
-        signer_seed: bytes,
+        signer_seed: bytes | None = None,
+        signer: Address | None = None,
         genesis_hash: Digest | None = None,
+        requests_per_s: float = REQUESTS_PER_S,
         priority: Priority | None = None,
+        journal: Callable[[Attempt], None] | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
-            rpc_url: the endpoint's JSON-RPC.
-            ws_url: its websocket; without one, polling alone.
+            rpc_urls: JSON-RPC endpoints of one chain, the preferred one first.
+            ws_urls: their websockets; without any, polling alone.
             program_id: the settlement program.
             signer_seed: 32 secret bytes of the key that signs and pays the fees.
+            signer: instead of the seed, the address alone: then only reads work.
             genesis_hash: the chain this must be; learnt at the first request when absent.
-            priority: the compute budget of every transaction.
+            requests_per_s: what each endpoint is asked at most, over a while.
+            priority: what is offered for being taken early.
+            journal: called with each signed transaction before it is sent, to store it: whoever
+                is killed while sending asks ``outcome`` about it afterwards.
         """
-        self._rpc = Rpc(rpc_url)
-        self._subscriptions = Subscriptions(ws_url)
-        self._signer = Keypair.from_seed(signer_seed)
-        self._program_id = program_id
-        self._expected = genesis_hash
-        self._priority = priority or Priority()
-        # Begins anywhere, so that two processes with one key differ too.
-        self._distinct = itertools.count(secrets.randbelow(DISTINCT))
-        self._genesis_hash: Digest | None = None
-        self._addresses: Addresses | None = None
-        if genesis_hash is not None:
-            self._addresses = Addresses(program_id, domain_of(genesis_hash, program_id))
+        endpoints = tuple(Endpoint(url, requests_per_s=requests_per_s) for url in rpc_urls)
+        rpc = Rpc(Endpoints(endpoints, genesis_hash=genesis_hash))
+        subscriptions = Subscriptions(ws_urls)
+        super().__init__(
+            rpc=rpc, subscriptions=subscriptions, program_id=program_id, genesis_hash=genesis_hash
+        )
+        self._key = None if signer_seed is None else Keypair.from_seed(signer_seed)
+        self._signer = signer if self._key is None else Address(bytes(self._key.pubkey()))
+        self._sender = Sender(rpc, subscriptions, priority=priority or Priority(), journal=journal)
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,129 +110,21 @@ class SolanaSettlement:
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
-        """Keep the websocket up until cancelled."""
-        await self._subscriptions.run(task_status=task_status)
-
-    async def connect(self) -> None:
-        """Learn which chain this is; every other method does it where needed. Repeatable.
-
-        Raises:
-            ChainRefused: it is another chain than expected.
-        """
-        if self._genesis_hash is not None:
-            return
-        with _deadline(READ_DEADLINE_S):
-            found = await self._rpc.genesis_hash()
-        if self._expected is not None and found != self._expected:
-            raise ChainRefused(
-                f"the chain at {self._rpc.url} is another one: its genesis hash is "
-                f"{to_base58(found)}, not {to_base58(self._expected)}"
-            )
-        self._genesis_hash = found
-        self._addresses = Addresses(self._program_id, domain_of(found, self._program_id))
+        """Keep the websocket up, and an eye on the endpoints, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._rpc.endpoints.run)
+            await self._subscriptions.run(task_status=task_status)
 
     @property
     def signer(self) -> Address:
-        """Who signs and pays fees."""
-        return Address(bytes(self._signer.pubkey()))
-
-    @property
-    def addresses(self) -> Addresses:
-        """The deployment's addresses.
+        """Who signs and pays fees.
 
         Raises:
-            ChainBusy: the chain's genesis hash is not known yet; ``connect`` learns it.
+            ChainRefused: nobody was named.
         """
-        if self._addresses is None:
-            raise ChainBusy("the chain has not answered yet, so its addresses are not known")
-        return self._addresses
-
-    # --- reads ----------------------------------------------------------------------------------
-
-    async def config(self) -> ConfigView:
-        await self.connect()
-        with _deadline(READ_DEADLINE_S):
-            account = await self._rpc.account(self.addresses.config, Commitment.CONFIRMED)
-        if account is None:
-            raise ChainRefused(
-                f"program {to_base58(self._program_id)} has no Config on this chain: "
-                "is the address right, and has init_config been run?"
-            )
-        view = accounts.decode_config(account, self._program_id)
-        if view.domain != self.addresses.domain:
-            raise ChainRefused("the program was set up for another chain")
-        return view
-
-    async def is_set_up(self) -> bool:
-        """Whether Config exists."""
-        await self.connect()
-        with _deadline(READ_DEADLINE_S):
-            found = await self._rpc.account(self.addresses.config, Commitment.CONFIRMED)
-        return found is not None
-
-    async def balance(
-        self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
-    ) -> BalanceView | None:
-        await self.connect()
-        with _deadline(READ_DEADLINE_S):
-            account = await self._rpc.account(self.addresses.balance(owner, mint), at)
-        return None if account is None else accounts.decode_balance(account, self._program_id)
-
-    async def channel(
-        self, channel: ChannelId, *, at: Commitment = Commitment.CONFIRMED
-    ) -> ChannelView | None:
-        with _deadline(READ_DEADLINE_S):
-            account = await self._rpc.account(channel, at)
-        if account is None:
-            return None
-        return accounts.decode_channel(channel, account, self._program_id)
-
-    async def stake_of(
-        self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
-    ) -> StakeView | None:
-        await self.connect()
-        address = self.addresses.stake(owner, mint)
-        with _deadline(READ_DEADLINE_S):
-            account = await self._rpc.account(address, at)
-        if account is None:
-            return None
-        return accounts.decode_stake(address, account, self._program_id)
-
-    async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
-        return await self._tokens(associated_token_account(owner, mint))
-
-    async def lamports(self, address: Address) -> int:
-        with _deadline(READ_DEADLINE_S):
-            return await self._rpc.lamports(address, Commitment.CONFIRMED)
-
-    async def signatures(self, address: Address, *, limit: int = 10) -> tuple[str, ...]:
-        with _deadline(READ_DEADLINE_S):
-            return await self._rpc.signatures(address, limit, Commitment.CONFIRMED)
-
-    async def vault_tokens(self, mint: Address) -> MicroUnits:
-        await self.connect()
-        return await self._tokens(self.addresses.vault(mint))
-
-    async def wait_for_channel(self, channel: ChannelId, *, timeout_s: float) -> ChannelView:
-        found: ChannelView | None = None
-        with trio.move_on_after(timeout_s), self._subscriptions.account(channel) as watch:
-            while True:
-                found = await self.channel(channel)
-                if found is not None:
-                    return found
-                await watch.changed()
-        raise ChainBusy(f"channel {to_base58(channel)} was not confirmed within {timeout_s:g} s")
-
-    def channel_address(
-        self, payer: Address, payee: Address, mint: Address, nonce: int
-    ) -> ChannelId:
-        return self.addresses.channel(payer, payee, mint, nonce)
-
-    def stake_address(self, owner: Address, mint: Address) -> Address:
-        return self.addresses.stake(owner, mint)
-
-    def balance_address(self, owner: Address, mint: Address) -> Address:
-        return self.addresses.balance(owner, mint)
+        if self._signer is None:
+            raise ChainRefused("this adapter has no signer: it only reads")
+        return self._signer
 
     # --- writes ---------------------------------------------------------------------------------
 
@@ -296,10 +174,20 @@ class SolanaSettlement:
         return await self.send(build.deposit(owner=self.signer, mint=mint, amount=amount))
 
     async def withdraw_wallet(
-        self, *, mint: Address, amount: MicroUnits, destination: Address
-    ) -> Sent:
-        """``destination`` is a wallet: its associated token account is made where missing."""
+        self, *, mint: Address, amount: MicroUnits, destination: Address,
+        token_account: Address | None = None,
+    ) -> Sent:  # fmt: skip
+        """``destination`` is a wallet: its associated token account is made where missing.
+
+        With ``token_account`` the money goes exactly there, and nothing is made.
+        """
         build = await self._instructions()
+        if token_account is not None:
+            return await self.send(
+                build.withdraw(
+                    owner=self.signer, mint=mint, destination=token_account, amount=amount
+                )
+            )
         return await self.send(
             create_token_account(self.signer, destination, mint),
             build.withdraw(
@@ -337,114 +225,89 @@ class SolanaSettlement:
         build = await self._instructions()
         return await self.send(build.stake(owner=self.signer, mint=mint, amount=amount))
 
-    async def init_config(
-        self, *, mints: tuple[Address, Address], treasury: Address, slot_stake: MicroUnits,
-        unbond_s: int, min_challenge_s: int, fee_bps: int, slash_bps: int,
-    ) -> Sent:  # fmt: skip
-        """Set a new deployment up. The signer must be the program's upgrade authority."""
+    async def unstake_wallet(self, *, mint: Address, amount: MicroUnits) -> Sent:
         build = await self._instructions()
+        return await self.send(build.unstake(owner=self.signer, mint=mint, amount=amount))
+
+    async def claim_unbonded_wallet(self, *, mint: Address) -> Sent:
+        build = await self._instructions()
+        return await self.send(build.claim_unbonded(owner=self.signer, mint=mint))
+
+    async def rotate_key_wallet(self, *, mint: Address, node_key: NodeKey) -> Sent:
+        build = await self._instructions()
+        return await self.send(build.rotate_key(owner=self.signer, mint=mint, node_key=node_key))
+
+    async def slash(self, *, stake: StakeView, first: LeaseTick, second: LeaseTick) -> Sent:
+        build = await self._instructions()
+        config = await self.config()
+        leases = [_lease_statement(stake, each) for each in (first, second)]
+        await self._make_balances(build, stake.mint, config.treasury)
         return await self.send(
-            build.init_config(
-                authority=self.signer, mints=mints, genesis_hash=self._known_genesis(),
-                admin=self.signer, treasury=treasury, slot_stake=slot_stake, unbond_s=unbond_s,
-                min_challenge_s=min_challenge_s, fee_bps=fee_bps, slash_bps=slash_bps,
-            )
+            verify_statements(leases),
+            build.slash(
+                reporter=self.signer, stake=stake, payers=(first.payer, second.payer),
+                treasury=config.treasury, ed_ix=BUDGET_INSTRUCTIONS,
+            ),
         )  # fmt: skip
 
-    async def sweep_fees(
-        self, *, treasury: Address, mint: Address, owners: tuple[Address, ...]
-    ) -> Sent:
-        """Move the fees that these owners' Balances owe to the treasury's Balance."""
+    async def _make_balances(self, build: Instructions, mint: Address, treasury: Address) -> None:
+        """Create what a reward or penalty is to be paid into, in a transaction of its own."""
+        missing: list[Instruction] = []
+        if await self.balance(self.signer, mint) is None:
+            missing.append(create_token_account(self.signer, self.signer, mint))
+            missing.append(build.deposit(owner=self.signer, mint=mint, amount=0))
+        if await self.balance(treasury, mint) is None:
+            missing.append(
+                build.sweep_fees(rent_payer=self.signer, treasury=treasury, mint=mint, owners=())
+            )
+        if missing:
+            await self.send(*missing)
+
+    async def sweep_fees(self, *, mint: Address, owners: tuple[Address, ...]) -> Sent:
         build = await self._instructions()
+        config = await self.config()
         return await self.send(
-            build.sweep_fees(rent_payer=self.signer, treasury=treasury, mint=mint, owners=owners)
+            build.sweep_fees(
+                rent_payer=self.signer, treasury=config.treasury, mint=mint, owners=owners
+            )
         )
 
-    async def send(self, *instructions: Instruction) -> Sent:
-        """Sign, send and confirm one transaction of these instructions.
+    async def send(self, *instructions: Instruction, also: tuple[Keypair, ...] = ()) -> Sent:
+        """Send one transaction of these instructions, as every write does; ``also`` sign it.
 
-        The same bytes are resent until they are confirmed or can never be. Only then, when a
-        finalized block is past their last valid height and none holds them, is it signed anew.
+        Raises:
+            ChainBusy: not taken, and it never will be.
+            ChainRefused: it would fail, or it failed.
+            ChainUnknown: the signature in it may still land.
         """
-        with trio.move_on_after(WRITE_DEADLINE_S):
-            while True:
-                sent = await self._send_once(instructions)
-                if sent is not None:
-                    return sent
-                log.warning("a transaction expired without being taken, signing it anew")
-        raise ChainUnknown(
-            f"a transaction was not confirmed within {WRITE_DEADLINE_S:g} s: it may still be"
-        )
+        if self._key is None:
+            raise ChainRefused("this adapter has no key to sign with: it only reads")
+        return await self._sender.send(instructions, self._key, also)
 
-    # --- inside ---------------------------------------------------------------------------------
+    async def send_signed(self, wire: bytes, last_valid_height: int | None) -> Sent:
+        """Send and confirm a transaction that was signed elsewhere. It is never signed anew.
 
-    async def _send_once(self, instructions: Sequence[Instruction]) -> Sent | None:
-        """Return ``None`` when the transaction can never be taken any more."""
-        recent = await self._rpc.recent_blockhash()
-        prepared = prepare(
-            instructions,
-            self._signer,
-            recent,
-            self._priority,
-            distinct=next(self._distinct),
-        )
-        try:
-            await self._rpc.send(prepared.wire, preflight=True, programs=prepared.programs)
-        except BlockhashExpired:
-            await trio.sleep(STALE_PAUSE_S)
-            return None
-        except ChainUnknown as exc:
-            log.warning("looking for transaction %s: %s", prepared.signature, exc)
-        status = await self._rpc.status(prepared.signature)
-        if status is None or not status.reached(Commitment.CONFIRMED):
-            status = await self._wait(prepared)
-        if status is None:
-            return None
-        if status.error is not None:
-            raise refusal_of(status.error, programs=prepared.programs)
-        return Sent(signature=prepared.signature, slot=status.slot)
+        Raises:
+            ChainRefused: so above, and when it expired without being taken.
+        """
+        return await self._sender.send_signed(wire, last_valid_height)
 
-    async def _wait(self, prepared: Prepared) -> SignatureStatus | None:
-        """Resend until confirmed; ``None`` once that cannot happen any more."""
-        resend_at = trio.current_time() + RESEND_S
-        with self._subscriptions.signature(prepared.signature) as watch:
-            while True:
-                await watch.changed()
-                try:
-                    # The height first: a transaction that is in no block after it never will be.
-                    final = await self._rpc.block_height(Commitment.FINALIZED)
-                    expired = final > prepared.last_valid_height
-                    status = await self._rpc.status(prepared.signature, history=expired)
-                    if status is not None and status.reached(Commitment.CONFIRMED):
-                        return status
-                    if expired and status is None:
-                        return None
-                    if trio.current_time() >= resend_at:
-                        resend_at = trio.current_time() + RESEND_S
-                        await self._rpc.send(prepared.wire, preflight=False)
-                except ChainError as exc:
-                    # No answer here says that the transaction was not taken before.
-                    log.warning("still looking for %s: %s", prepared.signature, exc)
+    async def outcome(self, attempt: Attempt) -> Outcome:
+        return await self._sender.outcome(attempt)
 
     async def _instructions(self) -> Instructions:
         await self.connect()
         return Instructions(self.addresses)
 
-    def _known_genesis(self) -> Digest:
-        if self._genesis_hash is None:
-            raise ChainBusy("the chain has not answered yet")
-        return self._genesis_hash
 
-    async def _tokens(self, account: Address) -> MicroUnits:
-        with _deadline(READ_DEADLINE_S):
-            found = await self._rpc.account(account, Commitment.CONFIRMED)
-        return MicroUnits(0) if found is None else accounts.token_amount(found)
+def _lease_statement(stake: StakeView, tick: LeaseTick) -> Statement:
+    """The lease with the key that signed it: the stake's present one, or the one before.
 
-
-@contextmanager
-def _deadline(seconds: float) -> Generator[None]:
-    """``trio.fail_after`` whose expiry is ``ChainBusy``."""
-    with trio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise ChainBusy(f"the chain gave no answer within {seconds:g} s")
+    Raises:
+        ChainRefused: it is neither.
+    """
+    message = signing_bytes(tick)
+    for key in (stake.node_key, stake.prev_key):
+        if verify(key, message, tick.signature):
+            return Statement(tick.signature, key, message)
+    raise ChainRefused("a lease was not signed by a key of this stake")

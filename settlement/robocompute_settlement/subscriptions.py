@@ -37,7 +37,10 @@ PING_S: Final = 30.0
 """A connection that does not answer a ping in this time is given up."""
 POLL_CONNECTED_S: Final = 2.0
 POLL_ALONE_S: Final = 0.25
-"""Polling with and without a websocket."""
+"""Polling with and without a websocket, by who waits for one thing that is about to happen."""
+NEWS_CONNECTED_S: Final = 30.0
+NEWS_ALONE_S: Final = 5.0
+"""The same, by who watches many things for ever."""
 
 
 @dataclass(eq=False, slots=True)
@@ -48,25 +51,38 @@ class Watch:
     params: tuple[Any, ...]
     remote: int | None = None
     """The subscription's number on the present connection."""
+    _slot: int = 0
     _event: trio.Event = field(default_factory=trio.Event)
 
-    def wake(self) -> None:
-        """Let the waiter look again."""
+    def wake(self, slot: int = 0) -> None:
+        """Let the waiter look again, for news of this slot."""
+        self._slot = max(self._slot, slot)
         self._event.set()
 
     async def changed(self) -> None:
         """Return at the next wake-up, or when it is time to poll."""
-        pause = POLL_CONNECTED_S if self.remote is not None else POLL_ALONE_S
-        with trio.move_on_after(pause):
+        await self._next(POLL_CONNECTED_S, POLL_ALONE_S)
+
+    async def news(self) -> int:
+        """Return the slot of the next wake-up, and 0 when it is only time to look."""
+        await self._next(NEWS_CONNECTED_S, NEWS_ALONE_S)
+        slot, self._slot = self._slot, 0
+        return slot
+
+    async def _next(self, connected_s: float, alone_s: float) -> None:
+        with trio.move_on_after(alone_s if self.remote is None else connected_s):
             await self._event.wait()
         self._event = trio.Event()
 
 
 class Subscriptions:
-    """The websocket of one endpoint. Works without ``run``, by polling alone."""
+    """One websocket, to the first of several endpoints that takes it.
 
-    def __init__(self, url: str | None) -> None:
-        self._url = url
+    Works without ``run``, by polling alone.
+    """
+
+    def __init__(self, urls: tuple[str, ...]) -> None:
+        self._urls = urls
         self._numbers = itertools.count(1)
         self._watches: set[Watch] = set()
         self._pending: dict[int, Watch] = {}
@@ -92,16 +108,15 @@ class Subscriptions:
         """Keep the websocket up, reconnecting, until cancelled."""
         task_status.started()
         pause = RECONNECT_FIRST_S
-        while True:
-            if self._url is None:
-                await trio.sleep_forever()
+        for url in itertools.cycle(self._urls):
             try:
-                await self._connect(self._url)
+                await self._connect(url)
             except* (HandshakeError, ConnectionClosed, trio.TooSlowError, OSError) as group:
-                log.warning("no websocket to %s, will retry: %r", self._url, group.exceptions[0])
+                log.warning("no websocket to %s, will retry: %r", url, group.exceptions[0])
             await trio.sleep(pause)
             pause = RECONNECT_FIRST_S if self._served else min(pause * 2, RECONNECT_MOST_S)
             self._served = False
+        await trio.sleep_forever()
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -174,13 +189,13 @@ class Subscriptions:
     def _received(self, message: str | bytes) -> None:
         try:
             decoded: Any = msgspec.json.decode(message)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return
         match decoded:
-            case {"params": {"subscription": int(remote)}}:
+            case {"params": {"subscription": int(remote), **rest}}:
                 for watch in self._watches:
                     if watch.remote == remote:
-                        watch.wake()
+                        watch.wake(_slot(rest))
             case {"id": int(number), "result": int(remote)} if number in self._pending:
                 watch = self._pending.pop(number)
                 watch.remote = remote
@@ -193,6 +208,14 @@ class Subscriptions:
                 self._pending.pop(number, None)
             case _:
                 return
+
+
+def _slot(params: Any) -> int:
+    match params:
+        case {"result": {"context": {"slot": int(slot)}}}:
+            return slot
+        case _:
+            return 0
 
 
 async def _write(socket: WebSocketConnection, receive: trio.MemoryReceiveChannel[bytes]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
+from solders.errors import SignerError
 from solders.hash import Hash
 from solders.message import Message
 from solders.transaction import VersionedTransaction
@@ -24,18 +25,34 @@ MAX_TRANSACTION_BYTES: Final = 1_232
 """Solana's limit: one IPv6 packet."""
 BUDGET_INSTRUCTIONS: Final = 2
 """Compute-budget instructions in front of ours, which shift the indices that ``settle`` names."""
-DISTINCT: Final = 50_000
-"""Equal requests that can be told apart within one block."""
+DISTINCT_UNITS: Final = 4_096
+DISTINCT_PRICES: Final = 16
+DISTINCT: Final = DISTINCT_UNITS * DISTINCT_PRICES
+"""Equal requests that can be told apart within one block: by a compute limit and a price that are
+higher by as little as that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Priority:
-    """What is offered for being taken early. The fee is the limit times the price."""
+    """What is offered for being taken early, in micro-lamports for a compute unit."""
 
-    compute_units: int = 150_000
-    """Our costliest transaction needs half of it (PDA creation varies with the bump)."""
-    micro_lamports: int = 1_000
-    """A unit's price: with the limit above, 150 lamports, a thirtieth of the base fee."""
+    least_micro_lamports: int = 1_000
+    """Where nobody pays: about 20 lamports a transaction, next to 5,000 for a signature."""
+    most_micro_lamports: int = 1_000_000
+    """However busy the chain is: about 0.00002 SOL a transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The compute budget of one transaction. Its priority fee is the limit times the price."""
+
+    units: int
+    micro_lamports: int
+
+    def distinct(self, number: int) -> Budget:
+        """Return one that is higher by a little, differently for each ``number``."""
+        prices, units = divmod(number % DISTINCT, DISTINCT_UNITS)
+        return Budget(self.units + units, self.micro_lamports + prices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +70,27 @@ def prepare(
     instructions: Sequence[Instruction],
     signer: Keypair,
     recent: RecentBlockhash,
-    priority: Priority,
+    budget: Budget,
     *,
-    distinct: int,
+    also: Sequence[Keypair] = (),
 ) -> Prepared:
-    """Sign a transaction that the signer pays for.
+    """Sign a transaction that the signer pays for, and that ``also`` sign.
 
-    Two equal requests within one block would be one transaction, taken once: a different
-    ``distinct`` makes them two, by a compute limit that differs in its last digits.
+    Equal arguments are one transaction, taken once: see ``Budget.distinct``.
 
     Raises:
-        ChainRefused: it is larger than the chain takes.
+        ChainRefused: it is larger than the chain takes, or another key has to sign too.
     """
-    budget = [
-        set_compute_unit_limit(priority.compute_units + distinct % DISTINCT),
-        set_compute_unit_price(priority.micro_lamports),
+    every = [
+        set_compute_unit_limit(budget.units),
+        set_compute_unit_price(budget.micro_lamports),
+        *instructions,
     ]
-    message = Message.new_with_blockhash(
-        [*budget, *instructions], signer.pubkey(), Hash(recent.blockhash)
-    )
-    transaction = VersionedTransaction(message, [signer])
+    message = Message.new_with_blockhash(every, signer.pubkey(), Hash(recent.blockhash))
+    try:
+        transaction = VersionedTransaction(message, [signer, *also])
+    except SignerError as exc:
+        raise ChainRefused(f"the transaction needs another key's signature: {exc}") from exc
     wire = bytes(transaction)
     if len(wire) > MAX_TRANSACTION_BYTES:
         raise ChainRefused(
@@ -82,5 +100,39 @@ def prepare(
         signature=str(transaction.signatures[0]),
         wire=wire,
         last_valid_height=recent.last_valid_height,
-        programs=tuple(str(each.program_id) for each in (*budget, *instructions)),
+        programs=tuple(str(each.program_id) for each in every),
     )
+
+
+def received(wire: bytes, last_valid_height: int) -> Prepared:
+    """Take over a transaction that was signed elsewhere.
+
+    Raises:
+        ChainRefused: it is no transaction, or a signature is missing or wrong.
+    """
+    try:
+        transaction = VersionedTransaction.from_bytes(wire)
+    except ValueError as exc:
+        raise ChainRefused(f"the bytes are no transaction: {exc}") from exc
+    if len(wire) > MAX_TRANSACTION_BYTES:
+        raise ChainRefused("the transaction is larger than the chain takes")
+    if not all(transaction.verify_with_results()):
+        raise ChainRefused("a signature of the transaction is missing or wrong")
+    message = transaction.message
+    return Prepared(
+        signature=str(transaction.signatures[0]),
+        wire=wire,
+        last_valid_height=last_valid_height,
+        programs=tuple(
+            str(message.account_keys[each.program_id_index]) for each in message.instructions
+        ),
+    )
+
+
+def writable(instructions: Sequence[Instruction], signer: Keypair) -> tuple[bytes, ...]:
+    """The accounts that a transaction of these instructions writes, each once."""
+    found = [bytes(signer.pubkey())]
+    found += [
+        bytes(meta.pubkey) for each in instructions for meta in each.accounts if meta.is_writable
+    ]
+    return tuple(dict.fromkeys(found))

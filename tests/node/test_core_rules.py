@@ -36,7 +36,8 @@ CHANNEL = ChannelView(
 DEMAND = ChannelDemand(min_challenge_s=60, max_fee_bps=100)
 STAKE = StakeView(
     stake=Address(A), owner=Address(B), mint=Address(MINT), node_key=NodeKey(KEY),
-    bonded=MicroUnits(300), unbonding=MicroUnits(999),
+    prev_key=NodeKey(bytes(32)), bonded=MicroUnits(300), unbonding=MicroUnits(999),
+    unbond_at_s=0, rotated_at_s=0, watermark_s=0, slashed=MicroUnits(0),
 )  # fmt: skip
 
 

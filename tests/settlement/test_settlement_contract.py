@@ -402,7 +402,7 @@ async def test_fees_go_to_the_treasury_when_they_are_swept(pair: Pair) -> None:
     await pair.payee.settle((pair.claim(channel.channel, 1_000_000, 1_000_000),))
     mint, treasury = pair.world.usdc, local_address(TREASURY)
     before = await pair.wallet.balance(treasury, mint)
-    await pair.wallet.sweep_fees(treasury=treasury, mint=mint, owners=(pair.provider.address,))
+    await pair.wallet.sweep_fees(mint=mint, owners=(pair.provider.address,))
     after = await pair.wallet.balance(treasury, mint)
     assert after is not None
     assert after.available == (before.available if before else 0) + fee_of(1_000_000)
@@ -444,7 +444,7 @@ async def test_a_program_that_is_not_there_is_named(world: ChainWorld) -> None:
         pytest.skip("about the RPC connection, which the fake has none of")
     person = world.person()
     async with SolanaSettlement(
-        rpc_url=world.rpc_url, ws_url=None, program_id=local_address("no-program"),
+        rpc_urls=(world.rpc_url,), program_id=local_address("no-program"),
         signer_seed=person.seed,
     ) as lost:  # fmt: skip
         with pytest.raises(ChainRefused, match="has no Config"):
