@@ -6,9 +6,7 @@ program, mints and faucet. They are no secrets: never use one of them on a publi
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files
@@ -16,25 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import trio
 from solders.keypair import Keypair
 
 from robocompute_protocol.errors import ConfigError
-from robocompute_protocol.identifiers import Address, Digest, address_from_base58, to_base58
+from robocompute_protocol.identifiers import Address, to_base58
 from robocompute_protocol.money import MicroUnits
+from robocompute_settlement.administration import Administration
 from robocompute_settlement.embedded import genesis
 from robocompute_settlement.embedded.timeline import FINALITY_SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from robocompute_settlement.port import ConfigView
     from robocompute_settlement.solana import SolanaSettlement
 
-READY_TIMEOUT_S: Final = 60.0
-"""A chain restores about 100,000 accounts in this time on a slow disk."""
-STOP_TIMEOUT_S: Final = 10.0
-MAX_READY_BYTES: Final = 4_096
 DEFAULT_SLOT_STAKE: Final = MicroUnits(10_000_000)
 """Ten dollars a slot: a local world's providers can afford several."""
 
@@ -87,30 +79,6 @@ class GenesisPlan:
         return Address(bytes(Keypair.from_seed(self.faucet_seed).pubkey()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningChain:
-    """An embedded chain that answers."""
-
-    rpc_port: int
-    ws_port: int
-    genesis_hash: Digest
-    process: trio.Process
-
-    @property
-    def rpc_url(self) -> str:
-        return f"http://127.0.0.1:{self.rpc_port}"
-
-    @property
-    def ws_url(self) -> str:
-        return f"ws://127.0.0.1:{self.ws_port}"
-
-
-class _Ready(msgspec.Struct, frozen=True):
-    rpc_port: int
-    ws_port: int
-    genesis_hash: str
-
-
 def program_path() -> Path:
     """The committed settlement program: in the installed package, else in the checkout.
 
@@ -157,82 +125,28 @@ def write_genesis(plan: GenesisPlan, path: Path) -> None:
 
 
 def chain_command(
-    folder: Path, genesis_file: Path, *, rpc_port: int = 8899, ws_port: int = 8900
+    folder: Path,
+    genesis_file: Path,
+    *,
+    rpc_port: int = 8899,
+    ws_port: int = 8900,
+    faults: bool = False,
 ) -> list[str]:
-    """The command that runs an embedded chain; it prints one ready line (see ``read_ready``)."""
+    """The command that runs an embedded chain; it prints one line of JSON when it answers.
+
+    Args:
+        folder: where the chain is kept.
+        genesis_file: what it is founded with.
+        rpc_port: 0 takes a free one.
+        ws_port: 0 takes a free one.
+        faults: whether clients may make things go wrong there: for tests.
+    """
     return [
         sys.executable, "-m", "robocompute_settlement.embedded",
         "--dir", str(folder), "--config", str(genesis_file),
         "--rpc-port", str(rpc_port), "--ws-port", str(ws_port),
+        *(["--faults"] if faults else []),
     ]  # fmt: skip
-
-
-async def read_ready(process: trio.Process) -> RunningChain:
-    """Wait for a chain started with ``chain_command`` and ``stdout=PIPE`` to answer.
-
-    Raises:
-        ConfigError: it ended, or said nothing in time.
-    """
-    if process.stdout is None:
-        raise ConfigError("the chain's standard output is not a pipe")
-    line = b""
-    with trio.move_on_after(READY_TIMEOUT_S):
-        while not line.endswith(b"\n") and len(line) < MAX_READY_BYTES:
-            more = await process.stdout.receive_some(MAX_READY_BYTES)
-            if not more:
-                break
-            line += more
-    try:
-        ready = msgspec.json.decode(line, type=_Ready)
-    except msgspec.DecodeError:
-        raise ConfigError("the local chain did not start: see its error output") from None
-    return RunningChain(
-        rpc_port=ready.rpc_port,
-        ws_port=ready.ws_port,
-        genesis_hash=Digest(address_from_base58(ready.genesis_hash)),
-        process=process,
-    )
-
-
-@asynccontextmanager
-async def running_chain(
-    folder: Path,
-    genesis_file: Path,
-    *,
-    rpc_port: int = 0,
-    ws_port: int = 0,
-    log_file: Path | None = None,
-) -> AsyncGenerator[RunningChain]:
-    """Run an embedded chain as a child process for as long as the block lasts.
-
-    Raises:
-        ConfigError: it did not start.
-    """
-    log_path = log_file or folder.parent / f"{folder.name}.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = chain_command(folder, genesis_file, rpc_port=rpc_port, ws_port=ws_port)
-    with log_path.open("ab") as log:
-        process = await trio.lowlevel.open_process(
-            command, stdout=subprocess.PIPE, stderr=log.fileno(), stdin=subprocess.DEVNULL
-        )
-    try:
-        yield await read_ready(process)
-    finally:
-        with trio.CancelScope(shield=True):
-            await stop_process(process)
-
-
-async def stop_process(process: trio.Process) -> None:
-    """End a child: politely, then for good. Repeatable."""
-    if process.poll() is None:
-        process.terminate()
-        with trio.move_on_after(STOP_TIMEOUT_S):
-            await process.wait()
-    if process.poll() is None:
-        process.kill()
-        await process.wait()
-    if process.stdout is not None:
-        await process.stdout.aclose()
 
 
 async def found_world(
@@ -263,7 +177,7 @@ async def found_world(
     """
     await admin.connect()
     if not await admin.is_set_up():
-        await admin.init_config(
+        await Administration(admin).init_config(
             mints=mints,
             treasury=treasury,
             slot_stake=slot_stake,

@@ -25,13 +25,17 @@ from world_blueprint import BLUEPRINT, PAUPER
 
 from robocompute import RoboComputeClient
 from robocompute_node.config_file import load_config
-from robocompute_node.localnet.books import Books, read_books
+from robocompute_node.localnet.blueprint import read_plan
+from robocompute_node.localnet.books import read_world_books
+from robocompute_node.localnet.chains import process_of
 from robocompute_node.localnet.processes import Started, start, stop
 from robocompute_node.localnet.world import Record, World
 from robocompute_protocol.money import parse_amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+
+    from robocompute_settlement.audit import MintBooks
 
 ROOT = Path(__file__).parents[2]
 CHISEL = (sys.executable, "-c", "from chisel.cli import main; raise SystemExit(main())")
@@ -186,24 +190,26 @@ class WholeWorld:
         """End a process in order. True: it obeyed."""
         return stop(self.process(name))
 
-    def start(self, name: str) -> None:
-        """Start a process that ended, as it was started first; return when it answers."""
+    def start(self, name: str, *, under: Sequence[str] = (), also: Sequence[str] = ()) -> None:
+        """Start a process that ended, as it was started first; return when it answers.
+
+        ``under`` runs it instead of Python alone, and ``also`` are more arguments for it.
+        """
         log = self._world.folder / "log" / f"{name}.log"
         if name == "chain":
-            ports = msgspec.toml.decode(self._plan.read_bytes())["chain"]
-            command = [
-                sys.executable, "-m", "robocompute_settlement.embedded",
-                "--dir", str(self.data("chain")),
-                "--config", str(self.data("chain") / "genesis.json"),
-                "--rpc-port", str(ports["rpc_port"]), "--ws-port", str(ports["ws_port"]),
-            ]  # fmt: skip
-            self._started.append(start(name, command, log=log, env=os.environ))
-            wait_until("the chain's port", lambda: _answers(ports["rpc_port"]))
+            chain = process_of(
+                read_plan(self._plan), self.data(name), log, free=False, env=os.environ
+            )
+            assert chain is not None
+            environment = chain.environment(os.environ)
+            command = [*(under or chain.command()[:1]), *chain.command()[1:], *also]
+            self._started.append(start(name, command, log=log, env=environment))
+            wait_until("the chain's answer", chain.ready)
             return
         self._hang_up(name)
         address = load_config(self.data(name)).api_address_path
         address.unlink(missing_ok=True)
-        command = [*NODE, "run", "--data", str(self.data(name))]
+        command = [*(under or NODE[:1]), *NODE[1:], "run", "--data", str(self.data(name)), *also]
         process = start(name, command, log=log, env=os.environ)
         self._started.append(process)
 
@@ -263,22 +269,10 @@ class WholeWorld:
 
     # --- money ----------------------------------------------------------------------------------
 
-    def books(self) -> Books:
-        """The program's books as the chain and the nodes tell them, of one moment.
-
-        They are read account by account, and the provider settles when it likes: books that read
-        the same twice were not written in between.
-        """
-        last = self._read_books()
-        while (books := self._read_books()) != last:
-            last = books
-        return books
-
-    def _read_books(self) -> Books:
-        names = [node.name for node in self.record.nodes]
-        locked = [str(self.sdk(name).wallet.get_balance()["locked"]) for name in names]
-        data = [self.data(name) for name in names]
-        return trio.run(read_books, self._world.folder, self.record.rpc_url, data, locked)
+    def books(self) -> MintBooks:
+        """The program's books, from the chain alone."""
+        config = load_config(self.data(self.record.nodes[0].name))
+        return trio.run(read_world_books, config)
 
     def wealth(self, name: str) -> int:
         """All that a node's wallet owns, wherever it lies, in micro-units."""
@@ -416,8 +410,3 @@ def _ancestors() -> set[int]:
         found.add(pid)
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return found
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

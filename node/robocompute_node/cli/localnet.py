@@ -164,9 +164,6 @@ def _describe(world: World, record: Record) -> dict[str, Any]:
                 "wallet": wallet,
             }
         )
-    books: dict[str, Any] | None = None
-    if all("error" not in node["wallet"] for node in nodes) and nodes:
-        books = _books(world, record, [node["wallet"]["locked"] for node in nodes])
     return {
         "up": len(record.running()) == len(record.processes),
         "dir": str(world.folder),
@@ -177,22 +174,24 @@ def _describe(world: World, record: Record) -> dict[str, Any]:
             for p in record.processes
         ],
         "nodes": nodes,
-        "books": books,
+        "books": _books(record),
     }
 
 
-def _books(world: World, record: Record, locked: list[str]) -> dict[str, Any] | None:
+def _books(record: Record) -> dict[str, str] | None:
     import trio
 
-    from robocompute_node.localnet.books import read_books
+    from robocompute_node.config_file import load_config
+    from robocompute_node.localnet.books import read_world_books
     from robocompute_protocol.errors import ChainError
 
-    data_dirs = [Path(node.data) for node in record.nodes]
+    if not record.nodes:
+        return None
     try:
-        books = trio.run(read_books, world.folder, record.rpc_url, data_dirs, locked)
+        books = trio.run(read_world_books, load_config(Path(record.nodes[0].data)))
     except ChainError:
         return None
-    return dict(books.json())
+    return books.json()
 
 
 def _say_world(shown: dict[str, Any]) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from robocompute_node.config import Role
 from robocompute_protocol.errors import ConfigError
+from robocompute_protocol.identifiers import address_from_base58
 from robocompute_protocol.money import parse_amount
+from robocompute_settlement.embedded.timeline import FINALITY_SLOTS
+from robocompute_settlement.localworld import program_path
+from robocompute_settlement.validator import LEDGER_SHREDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,25 +25,49 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}$")]
 Amount = Annotated[str, msgspec.Meta(max_length=24)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2_592_000)]
+Url = Annotated[str, msgspec.Meta(pattern="^(|(http|ws)s?://.+)$", max_length=2_000)]
+Key = Annotated[str, msgspec.Meta(pattern="^[1-9A-HJ-NP-Za-km-z]{0,44}$")]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all tables: exact."""
 
 
-class Chain(Table, frozen=True, kw_only=True):
-    """[chain]."""
+class Backend(StrEnum):
+    """What the world's chain is."""
 
-    backend: Literal["embedded"] = "embedded"
+    EMBEDDED = "embedded"
+    """The program in LiteSVM behind Solana's JSON-RPC, in a process of ours."""
+    VALIDATOR = "validator"
+    """Solana's own test validator."""
+    URL = "url"
+    """A cluster that somebody else runs: nothing is started, and nothing is given away."""
+
+
+class Chain(Table, frozen=True, kw_only=True):
+    """[chain]. What stands below the ports is of one backend alone."""
+
+    backend: Backend = Backend.EMBEDDED
     rpc_port: Port = 8899
     ws_port: Port = 8900
-    finality_slots: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 32
+    finality_slots: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = FINALITY_SLOTS
+    """embedded: 400 ms each."""
+    validator: str = ""
+    """validator: the binary, relative to the file; not set: ROBOCOMPUTE_VALIDATOR or the path."""
+    ledger_shreds: Annotated[int, msgspec.Meta(ge=1_000, le=10**9)] = LEDGER_SHREDS
+    """validator: how much of old blocks it keeps."""
+    rpc_url: Url = ""
+    ws_url: Url = ""
+    program_id: Key = ""
+    mints: tuple[Key, ...] = ()
+    """url: where the cluster and the deployment are; USDC and USDT in this order."""
 
 
 class ProgramFile(Table, frozen=True, kw_only=True):
     """[program]."""
 
-    binary: str
+    binary: str = ""
+    """Relative to the file; not set: the one this package came with."""
 
 
 class Timing(Table, frozen=True, kw_only=True):
@@ -89,7 +118,7 @@ class Blueprint(Table, frozen=True, kw_only=True):
     """The whole file."""
 
     chain: Chain = Chain()
-    program: ProgramFile
+    program: ProgramFile = ProgramFile()
     timing: Timing = Timing()
     fees: Fees = Fees()
     mints: tuple[MintName, ...]
@@ -107,7 +136,22 @@ class Plan:
 
     @property
     def binary(self) -> Path:
-        return (self.path.parent / self.blueprint.program.binary).resolve()
+        """The settlement program.
+
+        Raises:
+            ConfigError: the file names none, and this package came without one.
+        """
+        named = self.blueprint.program.binary
+        return self._beside(named) if named else program_path()
+
+    @property
+    def validator(self) -> Path | None:
+        """The test validator's binary, where the file names one."""
+        named = self.blueprint.chain.validator
+        return self._beside(named) if named else None
+
+    def _beside(self, named: str) -> Path:
+        return (self.path.parent / named).resolve()
 
     def wallet(self, name: str) -> Wallet:
         """Return the wallet of that name."""
@@ -153,6 +197,7 @@ def _check(path: Path, blueprint: Blueprint) -> None:
     ]
     if [mint.symbol for mint in blueprint.mints] != ["USDC", "USDT"]:
         problems.append("[[mints]] are USDC and USDT, in this order")
+    problems += _problems_of(blueprint.chain)
     amounts = [blueprint.fees.slot_stake]
     amounts += [value for node in blueprint.nodes for value in (node.deposit, node.allowance)]
     amounts += [
@@ -165,3 +210,37 @@ def _check(path: Path, blueprint: Blueprint) -> None:
             problems.append(str(exc))
     if problems:
         raise ConfigError(f"{path} is no local world: {problems[0]}")
+
+
+def _problems_of(chain: Chain) -> list[str]:
+    problems: list[str] = []
+    elsewhere = {
+        "rpc_url": chain.rpc_url,
+        "ws_url": chain.ws_url,
+        "program_id": chain.program_id,
+        "mints": chain.mints,
+    }
+    if chain.backend is Backend.URL:
+        problems += [
+            f'backend "url" needs {key} in [chain]' for key, v in elsewhere.items() if not v
+        ]
+        if chain.mints and len(chain.mints) != 2:
+            problems.append("mints in [chain] are two: USDC and USDT, in this order")
+    else:
+        problems += [
+            f'{key} in [chain] is for backend "url" alone' for key, v in elsewhere.items() if v
+        ]
+    if chain.backend is not Backend.VALIDATOR and chain.validator:
+        problems.append('validator in [chain] is for backend "validator" alone')
+    if (
+        chain.backend is Backend.VALIDATOR
+        and chain.rpc_port
+        and chain.ws_port != chain.rpc_port + 1
+    ):
+        problems.append("a validator's ws_port is its rpc_port + 1")
+    for key in (chain.program_id, *chain.mints):
+        try:
+            _ = key and address_from_base58(key)
+        except ValueError as exc:
+            problems.append(f"[chain] {exc}")
+    return problems

@@ -21,6 +21,7 @@ import trio
 from robocompute_node.config import Role
 from robocompute_node.config_file import load_config
 from robocompute_node.localnet.blueprint import NAME, Plan, read_plan
+from robocompute_node.localnet.chains import Endpoints, process_of
 from robocompute_node.localnet.ground import (
     Ground,
     Inhabitant,
@@ -34,13 +35,12 @@ from robocompute_node.rest_client import NodeNotRunning, RestClient
 from robocompute_protocol.errors import ConfigError, RoboComputeError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from robocompute_node.localnet.ground import Tell
+    from robocompute_node.localnet.cluster import Tell
 
 POLL_S: Final = 0.05
-CHAIN_READY_S: Final = 30.0
 NODE_READY_S: Final = 60.0
 """A node imports libp2p and, as a provider, tries its sandbox, on a machine that may be busy."""
 OFFER_SEEN_S: Final = 60.0
@@ -200,13 +200,13 @@ class _Building:
         self._free_ports = free_ports
         self._tell = tell
         self._nodes: list[Address] = []
-        self._rpc_url = ""
-        self._ws_url = ""
+        self._endpoints = Endpoints(rpc_url="", ws_url="")
 
     async def build(self) -> Record:
         ground = lay_ground(self._plan, self._world.folder)
-        await self._start_chain(ground)
-        await settle_in(self._plan, ground, self._rpc_url, now_s=int(_wall_s()), tell=self._tell)
+        await self._start_chain()
+        rpc_url = self._endpoints.rpc_url
+        await settle_in(self._plan, ground, rpc_url, now_s=int(_wall_s()), tell=self._tell)
         bootstrap: tuple[str, ...] = ()
         for inhabitant in ground.inhabitants:
             addresses = await self._start_node(inhabitant, bootstrap)
@@ -214,27 +214,30 @@ class _Building:
         await self._see_offers(ground)
         return self._record()
 
-    async def _start_chain(self, ground: Ground) -> None:
-        ports = self._plan.blueprint.chain
+    async def _start_chain(self) -> None:
+        """Start what the world's file says, or find the cluster it names."""
         log = self._world.folder / "log" / "chain.log"
-        behind = log.stat().st_size if log.exists() else 0
-        command = [
-            sys.executable, "-m", "robocompute_settlement.embedded",
-            "--dir", str(self._world.folder / "chain"), "--config", str(ground.genesis_path),
-            "--rpc-port", str(0 if self._free_ports else ports.rpc_port),
-            "--ws-port", str(0 if self._free_ports else ports.ws_port),
-        ]  # fmt: skip
-        chain = self._started(start("chain", command, log=log, env=os.environ))
-        told: Any = None
-        with trio.move_on_after(CHAIN_READY_S):
-            while told is None:
-                await self._must_run(chain)
-                told = _ready_line(log, behind)
-        if told is None:
-            raise WorldFailed(f"the chain was not ready within {CHAIN_READY_S:g} s: see {log}")
-        self._rpc_url = f"http://127.0.0.1:{told['rpc_port']}"
-        self._ws_url = f"ws://127.0.0.1:{told['ws_port']}"
-        self._tell(f"chain: ready at {self._rpc_url}")
+        chain = process_of(
+            self._plan, self._world.folder / "chain", log, free=self._free_ports, env=os.environ
+        )
+        if chain is None:
+            named = self._plan.blueprint.chain
+            self._endpoints = Endpoints(rpc_url=named.rpc_url, ws_url=named.ws_url)
+            self._tell(f"chain: {named.rpc_url}, run by others")
+            return
+        command, environment = chain.command(), chain.environment(os.environ)
+        process = self._started(start("chain", command, log=log, env=environment))
+        self._tell("chain: starting")
+        found: Endpoints | None = None
+        with trio.move_on_after(chain.patience_s):
+            while found is None:
+                await self._must_run(process, chain.last_words)
+                found = await trio.to_thread.run_sync(chain.ready)
+        if found is None:
+            self._say_tail(chain.last_words())
+            raise WorldFailed(f"the chain was not ready within {chain.patience_s:g} s: see {log}")
+        self._endpoints = found
+        self._tell(f"chain: ready at {found.rpc_url}")
 
     async def _start_node(
         self, inhabitant: Inhabitant, bootstrap: tuple[str, ...]
@@ -244,8 +247,8 @@ class _Building:
             inhabitant,
             self._plan,
             ports_from_zero=self._free_ports,
-            rpc_url=self._rpc_url,
-            ws_url=self._ws_url,
+            rpc_url=self._endpoints.rpc_url,
+            ws_url=self._endpoints.ws_url,
             bootstrap=bootstrap,
         )
         config = load_config(inhabitant.config.data_dir)
@@ -273,7 +276,8 @@ class _Building:
     async def _see_offers(self, ground: Ground) -> None:
         """Wait until every client has heard of every provider."""
         providers = sum(Role.PROVIDER in one.node.roles for one in ground.inhabitants)
-        for inhabitant, process in zip(ground.inhabitants, self.processes[1:], strict=True):
+        nodes = self.processes[-len(ground.inhabitants) :]
+        for inhabitant, process in zip(ground.inhabitants, nodes, strict=True):
             if Role.CLIENT not in inhabitant.node.roles or not providers:
                 continue
             others = providers - (Role.PROVIDER in inhabitant.node.roles)
@@ -302,32 +306,25 @@ class _Building:
         self._world.save(self._record())
         return process
 
-    async def _must_run(self, process: Started) -> None:
-        """Let a moment pass, and raise if ``process`` is gone."""
+    async def _must_run(self, process: Started, last_words: Callable[[], str] = str) -> None:
+        """Let a moment pass, and raise if ``process`` is gone, having shown its ``last_words``."""
         await trio.sleep(POLL_S)
         if not process.running():
+            self._say_tail(last_words())
             said = process.last_line().removeprefix("robocompute-node: ")
             raise WorldFailed(f"{process.name} ended: {said or 'it said nothing'} ({process.log})")
 
+    def _say_tail(self, words: str) -> None:
+        for line in words.splitlines():
+            self._tell(f"  | {line}")
+
     def _record(self) -> Record:
         return Record(
-            rpc_url=self._rpc_url,
-            ws_url=self._ws_url,
+            rpc_url=self._endpoints.rpc_url,
+            ws_url=self._endpoints.ws_url,
             processes=tuple(self.processes),
             nodes=tuple(self._nodes),
         )
-
-
-def _ready_line(log: Path, behind: int) -> Any:
-    """The chain's ready line in its log behind byte ``behind``, or None."""
-    with log.open("rb") as file:
-        file.seek(behind)
-        for line in file:
-            if line.startswith(b"{") and line.endswith(b"\n"):
-                told: Any = msgspec.json.decode(line)
-                if told.get("ready"):
-                    return told
-    return None
 
 
 def _wall_s() -> float:
