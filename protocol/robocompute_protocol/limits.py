@@ -26,6 +26,8 @@ MAX_SLOTS: Final = 62
 """Slots of one provider: bits of the chain's u64 that a signed 64-bit integer holds too."""
 MAX_OPEN_AGREEMENTS: Final = 64
 """Open agreements on one channel: the allocation root lists them all."""
+MAX_SHOWN_RECEIPTS: Final = 8
+"""Receipts in one ``Sync``: with the longest of details they fit half a frame."""
 MAX_OFFER_TTL: Final = Millis(1_800_000)
 """An offer lives at most half an hour: a vanished provider must not be advertised for longer."""
 MAX_CLOCK_AHEAD: Final = Millis(30_000)

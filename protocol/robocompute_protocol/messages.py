@@ -327,10 +327,17 @@ class Extend(Message, frozen=True, kw_only=True, tag="extend"):
 
 
 class Sync(Message, frozen=True, kw_only=True, tag="sync"):
-    """After a reconnect: the highest voucher the sender knows of this channel, if any."""
+    """After a reconnect: the highest voucher the sender knows of this channel, if any.
+
+    A payee shows with it the receipts of agreements that the voucher has open and that ended: a
+    payer whose store was lost can then close them, and go on with the same channel.
+    """
 
     channel: ChannelField
     voucher: SignedVoucher | None
+    receipts: Annotated[
+        tuple[Signed, ...], msgspec.Meta(max_length=limits.MAX_SHOWN_RECEIPTS)
+    ] = ()
 
 
 # --- /robocompute/job/1 -------------------------------------------------------------------------

@@ -20,9 +20,10 @@ from msgspec.structs import replace
 from robocompute_protocol import limits
 from robocompute_protocol.errors import LocalProtocolError, RemoteProtocolError
 from robocompute_protocol.identifiers import AgreementId, ChannelId, Digest, NodeKey, digest
-from robocompute_protocol.messages import SignedVoucher
+from robocompute_protocol.messages import Receipt, Signed, SignedVoucher
 from robocompute_protocol.money import MicroUnits
-from robocompute_protocol.signing import VOUCHER, SigningKey, verify
+from robocompute_protocol.receipts import receipt_digest
+from robocompute_protocol.signing import RECEIPT, VOUCHER, SigningKey, open_signed, verify
 
 CLOSED_DOMAIN: Final = b"RCALLC01"
 ALLOCATION_DOMAIN: Final = b"RCALLO01"
@@ -196,6 +197,24 @@ class PayerLedger(msgspec.Struct, frozen=True, kw_only=True):
         """
         return replace(self, open=_without(self.open, agreement))
 
+    def close_shown(self, signed: Signed, payee_node: NodeKey) -> PayerLedger:
+        """Close an open agreement by a receipt of it that the payee shows, its terms forgotten.
+
+        One that is not open changes nothing. Without the terms the amount cannot be checked
+        against them; it is at most what was promised.
+
+        Raises:
+            RemoteProtocolError: not the payee's, of another channel, or for more than was paid.
+        """
+        receipt = open_signed(RECEIPT, signed, Receipt, by=payee_node)
+        if receipt.channel != self.channel:
+            raise RemoteProtocolError("a receipt of another channel", code="wrong_channel")
+        if receipt.agreement not in dict(self.open):
+            return self
+        if receipt.amount > self.paid(receipt.agreement):
+            raise RemoteProtocolError("a receipt for more than was paid", code="bad_receipt")
+        return self.close(receipt.agreement, receipt_digest(signed), receipt.amount)
+
     def adopt(self, voucher: SignedVoucher, voucher_key: NodeKey) -> PayerLedger:
         """Learn from a voucher of our own that a payee shows us, after our store was restored.
 
@@ -256,6 +275,17 @@ class PayeeLedger(msgspec.Struct, frozen=True, kw_only=True):
     ended: tuple[EndedAgreement, ...] = ()
     voucher: SignedVoucher | None = None
     """The highest one, which a claim is made with."""
+    rebuilt: bool = False
+    """Made from the chain after the store was lost, and no voucher was accepted since: its totals
+    are what was settled, and ``closed`` is not known."""
+
+    @classmethod
+    def rebuild(cls, channel: ChannelId, settled: MicroUnits) -> PayeeLedger:
+        """Return the ledger of a channel of which only the chain tells.
+
+        What was earned beyond ``settled`` is not known any more, and is not claimed.
+        """
+        return cls(channel=channel, cumulative=settled, closed_total=settled, rebuilt=True)
 
     @property
     def owed(self) -> MicroUnits:
@@ -282,6 +312,8 @@ class PayeeLedger(msgspec.Struct, frozen=True, kw_only=True):
         """Return the ledger with a newer voucher. Store it before acting on it.
 
         A voucher seen before, or overtaken by a newer one that promises as much, changes nothing.
+        The first one of a rebuilt ledger tells what was closed before; it must cover what is open
+        beyond what was settled, so that nothing new is leased for a promise that was paid already.
         After this, ``paid`` says whether the agreement at hand is covered.
 
         Raises:
@@ -299,7 +331,7 @@ class PayeeLedger(msgspec.Struct, frozen=True, kw_only=True):
             raise RemoteProtocolError(
                 "a voucher promises more than the channel holds", code="exceeds_deposit"
             )
-        folded = self._followed(voucher)
+        folded = () if self.rebuilt else self._followed(voucher)
         self._check_allocations(voucher, folded)
         names = {end.agreement for end in folded}
         closed_total = MicroUnits(self.closed_total + sum(end.amount for end in folded))
@@ -315,6 +347,7 @@ class PayeeLedger(msgspec.Struct, frozen=True, kw_only=True):
             leased=tuple(name for name in self.leased if name not in names),
             ended=tuple(end for end in self.ended if end.agreement not in names),
             voucher=voucher,
+            rebuilt=False,
         )
 
     def lease(self, agreement: AgreementId) -> PayeeLedger:
