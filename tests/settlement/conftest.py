@@ -17,9 +17,12 @@ from settlement_chains import (
     validator_binary,
     validator_world,
 )
+from settlement_pair import make_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
+
+    from settlement_pair import Pair
 
 
 @pytest.fixture(
@@ -43,6 +46,13 @@ def world(
         pytest.skip("no solana-test-validator: name one in ROBOCOMPUTE_VALIDATOR, or install it")
     with validator_world(folder, binary) as running:
         yield running
+
+
+@pytest.fixture
+async def pair(world: ChainWorld) -> AsyncGenerator[Pair]:
+    """A funded client with a delegate, and a registered provider."""
+    async with make_pair(world) as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import itertools
 import json
 import os
-import shutil
-import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -18,11 +14,13 @@ import httpx
 import trio
 from solders.keypair import Keypair
 
-from robocompute_protocol.identifiers import Address, NodeKey, to_base58
+from robocompute_protocol.errors import ConfigError
+from robocompute_protocol.identifiers import Address, NodeKey
 from robocompute_protocol.money import MicroUnits
 from robocompute_protocol.signing import SigningKey
-from robocompute_settlement.embedded.genesis import genesis_accounts, read_genesis
+from robocompute_settlement.administration import Administration
 from robocompute_settlement.fake import FakeChain, FakeSettlement
+from robocompute_settlement.fake_staking import FakeAdministration
 from robocompute_settlement.localworld import (
     TREASURY,
     GenesisPlan,
@@ -35,19 +33,19 @@ from robocompute_settlement.localworld import (
     write_genesis,
 )
 from robocompute_settlement.solana import SolanaSettlement
+from robocompute_settlement.validator import READY_S, Validator, find_validator, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
-
-    from solders.pubkey import Pubkey
 
 POOL: Final = 120
 LAMPORTS: Final = 10_000_000_000
 TOKENS: Final = MicroUnits(1_000_000_000)
 FEE_BPS: Final = 100
 MIN_CHALLENGE_S: Final = 2
-START_S: Final = 60.0
+UNBOND_S: Final = 20
+SLASH_BPS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +97,16 @@ class ChainWorld:
 
     def adapter(self, person: Person, **options: Any) -> SolanaSettlement:
         return SolanaSettlement(
-            rpc_url=self.rpc_url,
-            ws_url=self.ws_url,
+            rpc_urls=(self.rpc_url,),
+            ws_urls=(self.ws_url,),
             program_id=self.plan.program_id,
             signer_seed=person.seed,
             **options,
         )
+
+    def administration(self, person: Person) -> Any:
+        """The administration with this key; closed like an adapter."""
+        return ClosedAdministration(self.adapter(person))
 
     def call(self, method: str, *params: Any) -> Any:
         """A raw JSON-RPC request; the whole answer."""
@@ -117,7 +119,15 @@ class ChainWorld:
         if self.name == "embedded":
             self.call("embeddedSkip", seconds)
         else:
-            await trio.sleep(seconds + 1)
+            # Its clock is an estimate that lags behind ours, more so on a busy machine.
+            until = self.now_s() + seconds
+            while self.now_s() <= until:  # noqa: ASYNC110 - it is another process's clock
+                await trio.sleep(0.5)
+
+    def now_s(self) -> int:
+        """The chain's own clock."""
+        slot = self.call("getSlot", {"commitment": "confirmed"})["result"]
+        return self.call("getBlockTime", slot)["result"]
 
     def start_embedded(self) -> None:
         """Start, or start again on the same ports."""
@@ -126,6 +136,7 @@ class ChainWorld:
             self.folder / "genesis.json",
             rpc_port=self.rpc_port,
             ws_port=self.ws_port,
+            faults=True,
         )
         with (self.folder / "chain.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
@@ -187,6 +198,8 @@ async def _found(world: ChainWorld) -> None:
             treasury=local_address(TREASURY),
             fee_bps=FEE_BPS,
             min_challenge_s=MIN_CHALLENGE_S,
+            unbond_s=UNBOND_S,
+            slash_bps=SLASH_BPS,
         )
 
 
@@ -203,92 +216,57 @@ def embedded_world(folder: Path) -> Generator[ChainWorld]:
         world.stop()
 
 
-def validator_binary() -> str | None:
+def validator_binary() -> Path | None:
     """Solana's test validator, where there is one."""
-    return os.environ.get("ROBOCOMPUTE_VALIDATOR") or shutil.which("solana-test-validator")
-
-
-def _free_ports() -> tuple[int, int]:
-    """An RPC port whose successor, where the validator puts its websocket, is free too."""
-    for _ in itertools.repeat(None, 100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port, port + 1
-    message = "no two free ports beside each other"
-    raise RuntimeError(message)
+    try:
+        return find_validator(None, os.environ)
+    except ConfigError:
+        return None
 
 
 @contextmanager
-def validator_world(folder: Path, binary: str) -> Generator[ChainWorld]:
+def validator_world(folder: Path, binary: Path) -> Generator[ChainWorld]:
     """Solana's test validator with the same genesis, set up."""
     world = ChainWorld(name="validator", folder=folder, plan=_plan())
-    write_genesis(world.plan, folder / "genesis.json")
-    faucet = Keypair.from_seed(world.plan.faucet_seed)
-    _write_accounts(folder, faucet.pubkey())
-    world.rpc_port, world.ws_port = _free_ports()
-    (faucet_port, gossip_port) = _free_ports()
-    command = [
-        binary, "--reset", "--quiet", "--ledger", str(folder / "ledger"),
-        "--bind-address", "127.0.0.1", "--rpc-port", str(world.rpc_port),
-        "--faucet-port", str(faucet_port), "--gossip-port", str(gossip_port),
-        "--account-dir", str(folder / "accounts"),
-        "--upgradeable-program", to_base58(world.plan.program_id),
-        str(world.plan.program_binary), str(faucet.pubkey()),
-    ]  # fmt: skip
+    genesis = folder / "genesis.json"
+    write_genesis(world.plan, genesis)
+    world.rpc_port = free_ports(2)
+    world.ws_port = world.rpc_port + 1
+    validator = Validator(binary=binary, folder=folder, rpc_port=world.rpc_port)
+    command, environment = validator.command(genesis), validator.environment(os.environ)
     with (folder / "validator.log").open("ab") as log:
-        world.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        world.process = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+        )
     try:
-        _wait_for(world)
+        _wait_for(world.process, validator)
         trio.run(_found, world)
         yield world
     finally:
         world.stop()
 
 
-def _write_accounts(folder: Path, faucet: Pubkey) -> None:
-    accounts = folder / "accounts"
-    accounts.mkdir()
-    genesis = read_genesis(folder / "genesis.json")
-    programs = {program.address for program in genesis.programs}
-    for address, account in genesis_accounts(genesis, faucet):
-        if str(address) in programs or len(account.data) > 1_000:
-            continue
-        (accounts / f"{address}.json").write_text(
-            json.dumps(
-                {
-                    "pubkey": str(address),
-                    "account": {
-                        # The validator adds all lamports up, and the faucet's are too many for it.
-                        "lamports": min(account.lamports, 10**15),
-                        "data": [base64.b64encode(account.data).decode(), "base64"],
-                        "owner": str(account.owner),
-                        "executable": False,
-                        "rentEpoch": 0,
-                    },
-                }
-            )
-        )
-
-
-def _wait_for(world: ChainWorld) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        assert world.process is not None
-        assert world.process.poll() is None, (world.folder / "validator.log").read_text()[-2000:]
-        try:
-            slot = world.call("getSlot", {"commitment": "confirmed"})
-            if slot.get("result", 0) > 2:
-                return
-        except httpx.HTTPError:
-            pass
+def _wait_for(process: subprocess.Popen[bytes], validator: Validator) -> None:
+    deadline = time.monotonic() + READY_S
+    while not validator.ready():
+        assert process.poll() is None, validator.last_words()
+        assert time.monotonic() < deadline, "the validator did not answer in time"
         time.sleep(0.2)
-    message = "the validator did not answer in time"
-    raise RuntimeError(message)
+
+
+class ClosedAdministration(Administration):
+    """An administration that closes its adapter."""
+
+    def __init__(self, chain: SolanaSettlement) -> None:
+        super().__init__(chain)
+        self._open = chain
+
+    async def __aenter__(self) -> ClosedAdministration:
+        await self._open.connect()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._open.aclose()
 
 
 class FakeAdapter(FakeSettlement):
@@ -308,6 +286,17 @@ class FakeAdapter(FakeSettlement):
         await trio.sleep_forever()
 
 
+class OpenAdministration(FakeAdministration):
+    """The fake administration, entered and left like one that has a connection."""
+
+    async def __aenter__(self) -> OpenAdministration:
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+
 class FakeChainWorld(ChainWorld):
     """A world without a process: ``robocompute_settlement.fake``, for tests of services."""
 
@@ -319,9 +308,12 @@ class FakeChainWorld(ChainWorld):
             mints=self.plan.mints,
             fee_bps=FEE_BPS,
             min_challenge_s=MIN_CHALLENGE_S,
+            unbond_s=UNBOND_S,
+            slash_bps=SLASH_BPS,
             treasury=local_address(TREASURY),
             admin=self.plan.faucet,
         )
+        self._chain.found(self.plan.faucet, lamports=LAMPORTS)
         for wallet in self.plan.wallets:
             tokens = wallet.tokens[self.usdc]
             self._chain.found(wallet.address, lamports=wallet.lamports, tokens=tokens)
@@ -333,3 +325,9 @@ class FakeChainWorld(ChainWorld):
     async def pass_time(self, seconds: int) -> None:
         await trio.lowlevel.checkpoint()
         self._skipped_s += seconds
+
+    def now_s(self) -> int:
+        return int(self._chain.now_s())
+
+    def administration(self, person: Person) -> Any:
+        return OpenAdministration(self._chain, person.address)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import pytest
 import trio
 import trio.testing
 from settlement_chains import FEE_BPS, LAMPORTS, TOKENS, ChainWorld, Person
+from settlement_pair import ALLOWANCE, CHANNEL_DEPOSIT, DEPOSIT, Pair, fee_of
 
 from robocompute_protocol.errors import ChainBusy, ChainRefused
 from robocompute_protocol.identifiers import AgreementId, ChannelId, Digest
@@ -17,78 +15,6 @@ from robocompute_protocol.vouchers import PayerLedger, sign_voucher
 from robocompute_settlement.localworld import TREASURY, local_address, local_seed
 from robocompute_settlement.port import ChannelView, Commitment, SettleClaim
 from robocompute_settlement.solana import SolanaSettlement
-
-if TYPE_CHECKING:
-    from robocompute_protocol.messages import SignedVoucher
-
-FAR_S = 2**40
-DEPOSIT = MicroUnits(100_000_000)
-CHANNEL_DEPOSIT = MicroUnits(10_000_000)
-ALLOWANCE = MicroUnits(50_000_000)
-
-
-@dataclass(slots=True)
-class Pair:
-    """A client whose node key is its delegate, a provider, and their adapters."""
-
-    world: ChainWorld
-    client: Person
-    node: Person
-    provider: Person
-    wallet: SolanaSettlement
-    delegate: SolanaSettlement
-    payee: SolanaSettlement
-
-    async def open(self, nonce: int = 0, *, challenge_s: int = 60) -> ChannelView:
-        await self.delegate.open_channel(
-            payer=self.client.address, payee=self.provider.address, mint=self.world.usdc,
-            voucher_key=self.node.node_key, nonce=nonce, deposit=CHANNEL_DEPOSIT,
-            challenge_s=challenge_s,
-        )  # fmt: skip
-        address = self.delegate.channel_address(
-            self.client.address, self.provider.address, self.world.usdc, nonce
-        )
-        found = await self.delegate.channel(address)
-        assert found is not None
-        return found
-
-    def voucher(self, channel: ChannelId, cumulative: int) -> SignedVoucher:
-        ledger = PayerLedger(channel=channel)
-        _, unsigned = ledger.allocate(AgreementId(bytes(32)), MicroUnits(cumulative))
-        return sign_voucher(self.node.signing_key, unsigned)
-
-    def claim(self, channel: ChannelId, cumulative: int, claim: int) -> SettleClaim:
-        return SettleClaim(
-            channel=channel, payee=self.provider.address, mint=self.world.usdc,
-            voucher_key=self.node.node_key, voucher=self.voucher(channel, cumulative),
-            claim=MicroUnits(claim),
-        )  # fmt: skip
-
-    async def available(self, person: Person) -> int:
-        balance = await self.wallet.balance(person.address, self.world.usdc)
-        return 0 if balance is None else balance.available
-
-
-@pytest.fixture
-async def pair(world: ChainWorld):
-    """A funded client with a delegate, and a registered provider."""
-    client, node, provider = world.person(), world.person(), world.person()
-    async with (
-        world.adapter(client) as wallet,
-        world.adapter(node) as delegate,
-        world.adapter(provider) as payee,
-    ):
-        await wallet.deposit_wallet(mint=world.usdc, amount=DEPOSIT)
-        await wallet.set_delegate_wallet(
-            mint=world.usdc, delegate=node.node_key, allowance=ALLOWANCE, expires_s=FAR_S
-        )
-        await payee.register_wallet(mint=world.usdc, node_key=provider.node_key)
-        await delegate.connect()
-        yield Pair(world, client, node, provider, wallet, delegate, payee)
-
-
-def fee_of(amount: int) -> int:
-    return -(-amount * FEE_BPS // 10_000)
 
 
 async def test_a_deposit_moves_tokens_from_the_wallet_into_the_vault(world: ChainWorld) -> None:
