@@ -13,6 +13,8 @@ from settlement_layouts import (
     decode_balance,
     decode_channel,
     decode_stake,
+    ed25519_instruction,
+    lease_bytes,
     token_data,
 )
 from settlement_model import OPEN, Bond, Deal, Model, Purse, Settings
@@ -24,6 +26,7 @@ from solders.transaction_metadata import TransactionMetadata
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from settlement_model import Promise
     from solders.instruction import Instruction
 
 MINTS = (0, 1)
@@ -46,6 +49,7 @@ class Cast:
     def __post_init__(self) -> None:
         self.world.init_config()
         self.key(self.world.admin)
+        self.key(self.world.upgrade_authority)
         self.vaults = {one: self.world.vault(self.world.mints[one]) for one in MINTS}
 
     def key(self, key: Keypair | None = None) -> Pubkey:
@@ -196,6 +200,46 @@ class Cast:
         }  # fmt: skip
         return self.call("stake", accounts, amount=amount)
 
+    def unstake(self, who: Pubkey, mint: int, amount: int) -> Instruction:
+        accounts = {"owner": who, "stake": self.stake_of(who, mint), "config": self.config}
+        return self.call("unstake", accounts, amount=amount)
+
+    def claim_unbonded(self, who: Pubkey, mint: int) -> Instruction:
+        accounts = {
+            "owner": who, "balance": self.balance(who, mint), "stake": self.stake_of(who, mint)
+        }  # fmt: skip
+        return self.call("claim_unbonded", accounts)
+
+    def rotate_key(self, who: Pubkey, mint: int, node_key: Pubkey) -> Instruction:
+        accounts = {"owner": who, "stake": self.stake_of(who, mint), "config": self.config}
+        return self.call("rotate_key", accounts, node_key=node_key)
+
+    def slash(
+        self, reporter: Pubkey, treasury: Pubkey, first: Promise, second: Promise
+    ) -> tuple[Instruction, Instruction]:
+        """The check of both leases, and the report against the first one's stake."""
+        owner, mint = first.stake
+        accounts = {
+            "reporter": reporter, "config": self.config, "stake": self.stake_of(owner, mint),
+            "reporter_balance": self.balance(reporter, mint),
+            "first_balance": self.balance(first.payer, mint),
+            "second_balance": self.balance(second.payer, mint),
+            "treasury_balance": self.balance(treasury, mint), "instructions": SYSVAR,
+        }  # fmt: skip
+        check = ed25519_instruction(self.lease(first), self.lease(second))
+        return check, self.call("slash", accounts, ed_ix=0, first=0, second=1)
+
+    def lease(self, one: Promise) -> tuple[Keypair, bytes]:
+        stake = self.stake_of(*one.stake)
+        return self.keys[one.signer], lease_bytes(stake, one.payer, one.slots, one.start, one.end)
+
+    def propose_admin(self, signer: Pubkey, new: Pubkey | None) -> Instruction:
+        accounts = {"admin": signer, "config": self.config}
+        return self.call("propose_admin", accounts, new_admin=new or SYSTEM)
+
+    def accept_admin(self, signer: Pubkey) -> Instruction:
+        return self.call("accept_admin", {"new_admin": signer, "config": self.config})
+
     def update_config(self, signer: Pubkey, settings: Settings) -> Instruction:
         accounts = {"admin": signer, "config": self.config}
         return self.call("update_config", accounts, **vars(settings))
@@ -247,13 +291,14 @@ class Cast:
             one.alloc_root,
         )  # fmt: skip
 
-    def settings(self) -> tuple[Pubkey, Settings]:
+    def settings(self) -> tuple[Pubkey, Pubkey | None, Settings]:
         one = self.world.read_config()
         settings = Settings(
             one.treasury, one.slot_stake, one.unbond_s, one.min_challenge_s, one.fee_bps,
             one.slash_bps, bool(one.paused),
         )  # fmt: skip
-        return one.admin, settings
+        pending = None if one.pending_admin == SYSTEM else one.pending_admin
+        return one.admin, pending, settings
 
     def differences(self, model: Model, channels: Iterable[Pubkey]) -> list[str]:
         """Every account in which chain and model disagree."""
@@ -269,7 +314,8 @@ class Cast:
                 ):
                     if here != there:
                         found.append(f"{kind} {who} {mint}: {here} is {there} in the model")
-        if (here := self.settings()) != (there := (model.admin, model.settings)):
+        there = model.admin, model.pending_admin, model.settings
+        if (here := self.settings()) != there:
             found.append(f"config: {here} is {there} in the model")
         for (who, mint), account in self.token_accounts.items():
             if (held := self.world.tokens(account)) != model.tokens[who, mint]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OPEN: Final = 0
 """``close_at`` of a channel nobody asked to close."""
-LONGEST_CHALLENGE_S: Final = 30 * 86_400
+LONGEST_S: Final = 30 * 86_400
 GRACE_S: Final = 300
 """How long after its rotation an old key's leases still count."""
 U64: Final = 2**64 - 1
@@ -139,7 +139,7 @@ class Model:
     # Money in and out
 
     def deposit(self, who: Pubkey, mint: int, amount: int) -> None:
-        need(not self.settings.paused, "paused")
+        need(not self.settings.paused or amount == 0, "paused")
         need(self.tokens[who, mint] >= amount, "no such money")
         self.purses.setdefault((who, mint), Purse()).available += amount
         self.tokens[who, mint] -= amount
@@ -177,7 +177,7 @@ class Model:
         challenge_s: int,
     ) -> None:
         need(not self.settings.paused, "paused")
-        need(self.settings.min_challenge_s <= challenge_s <= LONGEST_CHALLENGE_S, "challenge")
+        need(self.settings.min_challenge_s <= challenge_s <= LONGEST_S, "challenge")
         purse = self._purse(payer, mint)
         self._may_act(signer, payer, purse)
         need(nonce == purse.next_nonce, "nonce")
@@ -237,6 +237,54 @@ class Model:
         purse.available -= amount
         bond.bonded += amount
 
+    def unstake(self, who: Pubkey, mint: int, amount: int) -> None:
+        bond = self._bond(who, mint)
+        need(0 < amount <= bond.bonded, "no such money")
+        bond.bonded -= amount
+        bond.unbonding += amount
+        bond.unbond_at = self.now + self.settings.unbond_s
+
+    def claim_unbonded(self, who: Pubkey, mint: int) -> None:
+        bond, purse = self._bond(who, mint), self._purse(who, mint)
+        need(bond.unbonding > 0, "nothing unbonds")
+        need(self.now >= bond.unbond_at, "not yet")
+        purse.available += bond.unbonding
+        bond.unbonding = bond.unbond_at = 0
+
+    def rotate_key(self, who: Pubkey, mint: int, node_key: Pubkey) -> None:
+        bond = self._bond(who, mint)
+        again_at = bond.rotated_at + self.settings.unbond_s + GRACE_S
+        need(bond.prev_key is None or self.now >= again_at, "not yet")
+        bond.prev_key, bond.node_key, bond.rotated_at = bond.node_key, node_key, self.now
+
+    def slash(self, reporter: Pubkey, first: Promise, second: Promise) -> int:
+        """Return what the stake pays."""
+        owner, mint = first.stake
+        bond = self._bond(owner, mint)
+        need(second.stake == first.stake, "two stakes")
+        need(all(self._counts(one, bond) for one in (first, second)), "another's lease")
+        need(first.payer != second.payer and first.slots & second.slots != 0, "no double sale")
+        need(first.start < first.end and second.start < second.end, "no lease")
+        need(max(first.start, second.start) < min(first.end, second.end), "no double sale")
+        oldest = max(bond.watermark, self.now - self.settings.unbond_s)
+        need(all(oldest < one.start <= self.now for one in (first, second)), "out of time")
+        amount = bond.total * self.settings.slash_bps // 10_000
+        need(amount > 0, "nothing to slash")
+        shares = [(reporter, amount // 10)]
+        for payer in (first.payer, second.payer):
+            shares += [(payer, amount // 5)] if (payer, mint) in self.purses else []
+        shares.append((self.settings.treasury, amount - sum(share for _, share in shares)))
+        purses = [(self._purse(who, mint), share) for who, share in shares]
+        for purse, share in purses:
+            purse.available += share
+        from_unbonding = min(amount, bond.unbonding)
+        bond.unbonding -= from_unbonding
+        bond.bonded -= amount - from_unbonding
+        bond.unbond_at = bond.unbond_at if bond.unbonding else 0
+        bond.slashed += amount
+        bond.watermark = self.now
+        return amount
+
     def sweep_fees(self, treasury_key: Pubkey, mint: int, owners: list[Pubkey]) -> None:
         need(treasury_key == self.settings.treasury, "treasury")
         known = {who for who, of in self.purses if of == mint} | {treasury_key}
@@ -253,8 +301,16 @@ class Model:
     def update_config(self, signer: Pubkey, settings: Settings) -> None:
         need(signer == self.admin, "admin")
         need(settings.fee_bps <= 500 and settings.slash_bps <= 5_000, "bounds")
-        need(settings.min_challenge_s <= LONGEST_CHALLENGE_S, "bounds")
+        need(settings.min_challenge_s <= LONGEST_S and settings.unbond_s <= LONGEST_S, "bounds")
         self.settings = settings
+
+    def propose_admin(self, signer: Pubkey, new: Pubkey | None) -> None:
+        need(signer == self.admin, "admin")
+        self.pending_admin = new
+
+    def accept_admin(self, signer: Pubkey) -> None:
+        need(signer == self.pending_admin, "admin")
+        self.admin, self.pending_admin = signer, None
 
     # Parts of the above
 
@@ -269,6 +325,11 @@ class Model:
     def _deal(self, address: Pubkey) -> Deal:
         need(address in self.deals, "no channel")
         return self.deals[address]
+
+    def _counts(self, lease: Promise, bond: Bond) -> bool:
+        """Whether the stake answers for who signed this."""
+        before = lease.signer == bond.prev_key and lease.start < bond.rotated_at + GRACE_S
+        return before or lease.signer == bond.node_key
 
     def _may_act(self, signer: Pubkey, owner: Pubkey, purse: Purse) -> None:
         acts = signer == purse.delegate and self.now < purse.expires

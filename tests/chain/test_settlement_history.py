@@ -8,16 +8,15 @@ kept to the rules has less than what they gave away themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from attack_actors import MINTS, Cast
+from attack_history import CHEATER, PEOPLE, START, History, Opened, Person
 from hypothesis import HealthCheck, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, precondition, rule
 from settlement_layouts import (
     DAY,
-    NOW,
     SYSTEM,
     TOKEN,
     U64,
@@ -25,18 +24,13 @@ from settlement_layouts import (
     token_data,
     voucher_bytes,
 )
-from settlement_model import Deal, Model, Refused, Settings, need
+from settlement_model import Deal, Promise, Refused, need
 from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from solders.pubkey import Pubkey
 
-PEOPLE = 6
-"""The last one is the treasury at the beginning."""
-START = 10**6
 WHO = st.integers(0, PEOPLE - 1)
 SIGNER = st.sampled_from(["owner", "owner", "owner", "delegate", "delegate", "other", "admin"])
 MINT = st.sampled_from([0, 0, 0, 1])
@@ -45,61 +39,7 @@ WHICH = st.integers(0, 999)
 CHALLENGE = st.sampled_from([0, 59, 60, 60, 600, 30 * DAY, 30 * DAY + 1, U64])
 
 
-@dataclass(frozen=True)
-class Deed:
-    """Something that was sent once."""
-
-    calls: tuple[Instruction, ...]
-    act: Callable[[], None] | None
-    """What it does in the model when anybody may send it; None where somebody must sign."""
-
-
-@dataclass
-class Person:
-    """What a test keeps of somebody, whatever the program says. By mint where there are two."""
-
-    address: Pubkey
-    node: Pubkey
-    gave: dict[int, int] = field(default_factory=lambda: dict.fromkeys(MINTS, 0))
-    """Paid out to others' token accounts."""
-    fined: dict[int, int] = field(default_factory=lambda: dict.fromkeys(MINTS, 0))
-    granted: dict[int, int] = field(default_factory=lambda: dict.fromkeys(MINTS, 0))
-    """The allowance as it was last set, and what the delegate set aside since."""
-    used: dict[int, int] = field(default_factory=lambda: dict.fromkeys(MINTS, 0))
-
-
-@dataclass
-class Opened:
-    """A channel that once was, and the most its key signed for."""
-
-    key: Keypair
-    deal: Deal
-    best: int = 0
-
-
-class SettlementHistory(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cast = cast = Cast()
-        world = cast.world
-        addresses = [cast.person(START) for _ in range(PEOPLE - 1)]
-        addresses.append(cast.person(START, world.treasury))
-        self.people = [Person(one, cast.key()) for one in addresses]
-        self.attacker = cast.person(0)
-        given = world.init_arguments()
-        self.model = Model(
-            admin=world.admin.pubkey(),
-            settings=Settings(
-                addresses[-1], given["slot_stake"], given["unbond_s"], given["min_challenge_s"],
-                given["fee_bps"], given["slash_bps"],
-            ),
-            now=NOW,
-        )  # fmt: skip
-        for owner, account in cast.token_accounts.items():
-            self.model.tokens[owner] = world.tokens(account)
-        self.opened: dict[Pubkey, Opened] = {}
-        self.deeds: list[Deed] = []
-
+class SettlementHistory(History):
     @initialize()
     def most_have_deposited_and_some_provide(self) -> None:
         for n in range(PEOPLE - 2):
@@ -109,37 +49,6 @@ class SettlementHistory(RuleBasedStateMachine):
             self.stake(n, 0, START // 10)
         self.set_delegate(0, 0, own=True, allowance=START, lasts=10**6)
         self.open_channel(0, 1, 0, "delegate", amount=1_000, challenge_s=60, skip=0)
-
-    # Doing something, in the model and on the chain
-
-    def attempt(self, act: Callable[[], None], *calls: Instruction, anybody: bool = False) -> bool:
-        """Do it in both; return whether it was taken, which must be the same in both."""
-        try:
-            act()
-        except Refused as refusal:
-            expected = str(refusal)
-        else:
-            expected = ""
-        taken = self.cast.take(*calls)
-        assert taken == (not expected), expected
-        self.deeds.append(Deed(calls, act if anybody else None))
-        return taken
-
-    def signer(self, owner: Pubkey, how: str) -> Pubkey:
-        """Somebody who signs for a person: rightly or not."""
-        index = self.index(owner)
-        return {
-            "owner": owner,
-            "delegate": self.people[index].node,
-            "other": self.people[(index + 1) % PEOPLE].address,
-            "admin": self.model.admin,
-        }[how]
-
-    def index(self, owner: Pubkey) -> int:
-        return next(n for n, one in enumerate(self.people) if one.address == owner)
-
-    def pick(self, which: int) -> tuple[Pubkey, Opened]:
-        return list(self.opened.items())[which % len(self.opened)]
 
     # Money in and out
 
@@ -245,15 +154,38 @@ class SettlementHistory(RuleBasedStateMachine):
     @rule(which=WHICH, how=SIGNER)
     def request_close(self, which: int, how: str) -> None:
         address, one = self.pick(which)
-        signer = self.signer(one.deal.payer, how)
-        call = self.cast.request_close(address, one.deal, signer)
+        self.ask_to_close(address, one.deal, self.signer(one.deal.payer, how))
+
+    def ask_to_close(self, address: Pubkey, deal: Deal, signer: Pubkey) -> None:
+        call = self.cast.request_close(address, deal, signer)
         self.attempt(lambda: self.model.request_close(address, signer), call)
 
     @rule(which=WHICH)
     def finalize_close(self, which: int) -> None:
         address, one = self.pick(which)
-        call = self.cast.finalize_close(address, one.deal)
+        self.close_for_good(address, one.deal)
+
+    def close_for_good(self, address: Pubkey, deal: Deal) -> None:
+        call = self.cast.finalize_close(address, deal)
         self.attempt(lambda: self.model.finalize_close(address), call, anybody=True)
+
+    @rule(who=WHO, mint=MINT)
+    def somebody_leaves_with_all_they_have(self, who: int, mint: int) -> None:
+        """Paused or not, and whoever else does nothing: after the waits all of it is in hand."""
+        one, model = self.people[who].address, self.model
+        if (bond := model.bonds.get((one, mint))) is not None and bond.bonded:
+            self.unstake(who, mint, bond.bonded)
+        leaving = [(at, deal) for at, deal in model.deals.items() if deal.payer == one]
+        for address, deal in leaving:
+            self.ask_to_close(address, deal, one)
+        self.time_passes(30 * DAY)
+        for address, deal in leaving:
+            self.close_for_good(address, deal)
+        if bond is not None and bond.unbonding:
+            self.claim_unbonded(who, mint)
+        if (purse := model.purses.get((one, mint))) is not None and purse.available:
+            self.withdraw(who, mint, who, purse.available)
+        assert model.tokens[one, mint] == model.worth(one, mint)
 
     # Stakes
 
@@ -268,6 +200,82 @@ class SettlementHistory(RuleBasedStateMachine):
         one = self.people[who].address
         call = self.cast.stake(one, mint, amount)
         self.attempt(lambda: self.model.stake(one, mint, amount), call)
+
+    @rule(who=WHO, mint=MINT, amount=AMOUNT)
+    def unstake(self, who: int, mint: int, amount: int) -> None:
+        one = self.people[who].address
+        call = self.cast.unstake(one, mint, amount)
+        self.attempt(lambda: self.model.unstake(one, mint, amount), call)
+
+    @rule(who=WHO, mint=MINT)
+    def claim_unbonded(self, who: int, mint: int) -> None:
+        one = self.people[who].address
+        call = self.cast.claim_unbonded(one, mint)
+        self.attempt(lambda: self.model.claim_unbonded(one, mint), call)
+
+    @rule(who=WHO, mint=MINT)
+    def rotate_key(self, who: int, mint: int) -> None:
+        one, key = self.people[who], self.cast.key()
+        call = self.cast.rotate_key(one.address, mint, key)
+        self.attempt(lambda: self.model.rotate_key(one.address, mint, key), call)
+
+    @rule(
+        who=WHO, mint=MINT, payer=WHO, slots=st.sampled_from([1, 2, 3, 2**63]),
+        begins=st.integers(-60, 60), lasts=st.integers(1, 300), old_key=st.booleans(),
+    )  # fmt: skip
+    def somebody_lets_slots(
+        self, who: int, mint: int, payer: int, slots: int, begins: int, lasts: int, old_key: bool
+    ) -> None:
+        """All but the cheater let no slot to two payers for one moment, whatever key they have."""
+        owner = self.people[who].address, mint
+        bond = self.model.bonds.get(owner)
+        if bond is None:
+            return
+        paying, start = self.people[payer].address, self.model.now + begins
+        signer = bond.prev_key if old_key and bond.prev_key else bond.node_key
+        if who != CHEATER:
+            taken = [
+                one.end
+                for one in self.leases
+                if one.stake == owner and one.payer != paying and one.slots & slots
+            ]
+            signer, start = bond.node_key, max([self.model.now, *taken])
+        self.leases.append(Promise(owner, signer, paying, slots, start, start + lasts))
+
+    @rule(reporter=WHO, first=WHICH, second=WHICH)
+    def slash(self, reporter: int, first: int, second: int) -> None:
+        if not self.leases:
+            return
+        one = self.leases[first % len(self.leases)]
+        others = [lease for lease in self.leases if lease.stake == one.stake] or self.leases
+        self.report(reporter, one, others[second % len(others)])
+
+    @rule(reporter=WHO, mint=MINT, payer=WHO, age=st.sampled_from([0, 0, 1, 600]))
+    def the_cheater_sells_one_moment_twice(
+        self, reporter: int, mint: int, payer: int, age: int
+    ) -> None:
+        """To anybody and to whoever comes next: reported at once, and then again."""
+        owner = self.people[CHEATER].address, mint
+        bond, start = self.model.bonds.get(owner), self.model.now - age
+        if bond is None:
+            return
+        sold = [
+            Promise(owner, bond.node_key, self.people[who % PEOPLE].address, 3, start, start + 60)
+            for who in (payer, payer + 1)
+        ]
+        self.leases += sold
+        for _ in range(2):
+            self.report(reporter, sold[0], sold[1])
+
+    def report(self, reporter: int, first: Promise, second: Promise) -> None:
+        who, treasury = self.people[reporter].address, self.model.settings.treasury
+        provider, mint = self.people[self.index(first.stake[0])], first.stake[1]
+
+        def act() -> None:
+            provider.fined[mint] += self.model.slash(who, first, second)
+
+        if self.attempt(act, *self.cast.slash(who, treasury, first, second)):
+            assert provider is self.people[CHEATER]
 
     # Everybody, the admin, an attacker and the time
 
@@ -295,6 +303,21 @@ class SettlementHistory(RuleBasedStateMachine):
         call = self.cast.update_config(signer, changed)
         self.attempt(lambda: self.model.update_config(signer, changed), call)
 
+    @rule(to=WHO, how=st.sampled_from(["offer", "offer", "withdraw", "by another"]))
+    def propose_admin(self, to: int, how: str) -> None:
+        new = None if how == "withdraw" else self.people[to].address
+        signer = self.people[to].address if how == "by another" else self.model.admin
+        call = self.cast.propose_admin(signer, new)
+        self.attempt(lambda: self.model.propose_admin(signer, new), call)
+
+    @rule(who=WHO, right=st.booleans())
+    def accept_admin(self, who: int, right: bool) -> None:
+        pending = self.model.pending_admin
+        signer = pending if right and pending else self.people[who].address
+        call = self.cast.accept_admin(signer)
+        self.attempt(lambda: self.model.accept_admin(signer), call)
+
+    @precondition(lambda self: self.model.settings.paused)
     @rule()
     def the_admin_ends_a_pause(self) -> None:
         changed = replace(self.model.settings, paused=False)
@@ -330,39 +353,19 @@ class SettlementHistory(RuleBasedStateMachine):
         self.model.now += seconds
         self.cast.world.set_time(self.model.now)
 
-    # What is true after every step
-
-    @invariant()
-    def chain_and_model_agree_on_every_account(self) -> None:
-        assert self.cast.differences(self.model, self.opened) == []
-
-    @invariant()
-    def the_vaults_hold_what_the_books_say(self) -> None:
-        for mint, vault in self.cast.vaults.items():
-            held = self.cast.world.tokens(vault)
-            assert held == self.model.booked(mint) + self.model.donated[mint]
-
-    @invariant()
-    def no_channel_pays_more_than_it_has_or_its_key_signed(self) -> None:
-        for one in self.opened.values():
-            assert one.deal.settled <= min(one.deal.deposit, one.best)
-
-    @invariant()
-    def nobody_has_less_than_what_they_gave_away_themselves(self) -> None:
-        for one in self.people:
-            for mint in MINTS:
-                promised = sum(
-                    min(opened.best, opened.deal.deposit)
-                    for opened in self.opened.values()
-                    if (opened.deal.payer, opened.deal.mint) == (one.address, mint)
-                )
-                floor = START - one.gave[mint] - one.fined[mint] - promised
-                assert self.model.worth(one.address, mint) >= floor
+    @rule(early=st.sampled_from([0, 0, 1]))
+    def something_falls_due(self, early: int) -> None:
+        """To the second, or one before it."""
+        due = [one.close_at for one in self.model.deals.values()]
+        due += [one.unbond_at for one in self.model.bonds.values()]
+        later = [one - early - self.model.now for one in due if one - early > self.model.now]
+        if later:
+            self.time_passes(min(later))
 
 
 TestSettlementHistory = pytest.mark.timeout(600)(SettlementHistory.TestCase)
 TestSettlementHistory.settings = settings(
-    max_examples=120,
+    max_examples=100,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
