@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from robocompute_node import settings
+from robocompute_node.core.quiet import QUIET
 from robocompute_node.settings import about
 from robocompute_protocol import limits
 from robocompute_protocol.identifiers import Address, digest
@@ -140,6 +141,14 @@ class ChainSettings:
             "The other accepted mint (USDT); its balance is shown.", settings.address()
         ),
     )
+    wallet: Address | None = field(
+        default=None,
+        metadata=about(
+            "The owner's wallet, where its secret is not on this machine: transactions that need "
+            "it are then drafted here and signed elsewhere. Not set: wallet.json is the wallet.",
+            settings.address(),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +197,14 @@ class ClientSettings:
         default=DAY_S,
         metadata=about(
             "How long a provider has to settle after this node asks for a channel's close.",
+            settings.integer(1, MAX_CHALLENGE_S),
+        ),
+    )
+    max_challenge_s: int = field(
+        default=7 * DAY_S,
+        metadata=about(
+            "Providers that ask for a longer challenge time are left out: so long money would be "
+            "locked after a channel's close was asked for.",
             settings.integer(1, MAX_CHALLENGE_S),
         ),
     )
@@ -267,7 +284,15 @@ class ProviderSettings:
     )
     settle_above: MicroUnits = field(
         default=MicroUnits(5_000_000),
-        metadata=about("…or when one channel owes more than this.", settings.amount()),
+        metadata=about("…or when one channel owes at least this.", settings.amount()),
+    )
+    settle_min: MicroUnits = field(
+        default=MicroUnits(2_000),
+        metadata=about(
+            "Less is not worth the 10,000 lamports a settlement costs: it waits for more, for the "
+            "channel's close, or for the node's stop.",
+            settings.amount(),
+        ),
     )
     min_challenge_s: int = field(
         default=DAY_S,
@@ -275,6 +300,15 @@ class ProviderSettings:
             "Channels with a shorter challenge time are refused: this is how long an outage of "
             "this node or of the chain may last without money being lost.",
             settings.integer(1, MAX_CHALLENGE_S),
+        ),
+    )
+    restored_wait_s: float = field(
+        default=QUIET / 1_000,
+        metadata=about(
+            "No lease for this long after the node's store was lost, restored or moved, or the "
+            "machine started anew: leases that are forgotten could cost the stake. On mainnet at "
+            f"least {QUIET // 1_000}.",
+            settings.seconds(0, DAY_S),
         ),
     )
 

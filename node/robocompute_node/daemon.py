@@ -19,12 +19,13 @@ import trio
 from robocompute_node.api.server import serve
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.clocks import Clock
-from robocompute_node.core.channel_policy import ChannelDemand
 from robocompute_node.core.offer_book import OfferBook
+from robocompute_node.core.quiet import QUIET
 from robocompute_node.executor.bubblewrap import BubblewrapExecutor
 from robocompute_node.inventory import take_inventory
-from robocompute_node.keys import load_key
+from robocompute_node.keys import load_key, load_wallet_address
 from robocompute_node.p2p.host import Libp2pNetwork
+from robocompute_node.services.accounts import Accounts, Paid
 from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import BlobExchange
 from robocompute_node.services.channels import ChannelKeeper
@@ -36,26 +37,36 @@ from robocompute_node.services.lettings import Lettings
 from robocompute_node.services.market import Market
 from robocompute_node.services.matchmaking import Matchmaking
 from robocompute_node.services.metrics_inbox import MetricsInbox
-from robocompute_node.services.offering import Standing, offer_of
+from robocompute_node.services.offering import Offering, Standing, offer_of
 from robocompute_node.services.owner_api import OwnerApi, Parts
+from robocompute_node.services.program_view import ProgramView
+from robocompute_node.services.quiet_time import QuietTime
 from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
+from robocompute_node.services.settler import Settler
 from robocompute_node.services.task_book import TaskBook
-from robocompute_node.store import Store
+from robocompute_node.store import Store, Table
 from robocompute_protocol.errors import ChainError, ConfigError
-from robocompute_protocol.messages import CLASSES, Offer
+from robocompute_protocol.identifiers import Digest
+from robocompute_protocol.messages import CLASSES
+from robocompute_protocol.money import Millis
 from robocompute_protocol.signing import SigningKey
+from robocompute_settlement.clusters import MAINNET
 from robocompute_settlement.solana import SolanaSettlement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from robocompute_node.config import NodeConfig
+    from robocompute_node.services.market import OfferSource
     from robocompute_protocol.identifiers import Address, NodeKey
-    from robocompute_protocol.money import Millis
+    from robocompute_protocol.messages import Offer
 
 log = logging.getLogger(__name__)
 
+CLUSTER: Final = Table("cluster/1", bytes)
+"""The chain this node's books are of. One record."""
+GENESIS: Final = b"genesis"
 GOODBYE_SECONDS: Final = 8.0
 """An ordered stop withdraws offers and settles what is owed, for at most this long."""
 
@@ -65,19 +76,24 @@ async def run_node(
 ) -> None:
     """Run a node until cancelled; started once its REST server answers.
 
+    A chain that does not answer stops nothing: what runs goes on, nothing new is let or rented, and
+    the status says what is waited for. The wallet's secret is never read.
+
     Raises:
         ConfigError: keys, settings, ports or sandbox are not as they must be.
-        ChainError: the chain cannot be asked at the start.
     """
     key_file = load_key(config.node_key_path)
-    wallet = load_key(config.wallet_path).address
+    wallet = load_wallet_address(config)
     store = Store(config.store_dir)
+    store.declare(CLUSTER)
+    known = store.get(CLUSTER, GENESIS)
     try:
         async with SolanaSettlement(
-            rpc_url=config.chain.rpc_url,
-            ws_url=config.chain.ws_url,
+            rpc_urls=(config.chain.rpc_url,),
+            ws_urls=(config.chain.ws_url,),
             program_id=config.chain.program_id,
             signer_seed=key_file.seed,
+            genesis_hash=None if known is None else Digest(known),
         ) as chain:
             node = _Node(config, store, chain, SigningKey(key_file.seed), wallet)
             await node.run(key_file.seed, task_status)
@@ -104,10 +120,19 @@ class _Node:
         self._clock = Clock()
         self._blobs = FileBlobStore(config.blobs_dir)
         self._access = BlobAccess(store, self._blobs)
+        self._program = ProgramView(
+            chain,
+            wallet,
+            config.chain.mint,
+            genesis=lambda: chain.genesis_hash,
+            told=self._chain_answered,
+        )
         self._goodbyes: list[Callable[[], Awaitable[None]]] = []
-        self._offer_source: Callable[[Millis], Offer | None] | None = None
+        self._offering: Offering | None = None
+        self._offer_source: OfferSource | None = None
         self._may_store: Callable[[NodeKey, int], bool] = lambda _peer, _size: False
         self._provider_status: Callable[[], Mapping[str, object]] = dict[str, object]
+        self._paid: Paid | None = None
 
     async def run(self, seed: bytes, task_status: trio.TaskStatus[None]) -> None:
         network = Libp2pNetwork(
@@ -138,6 +163,7 @@ class _Node:
             may_store=lambda peer, size: self._may_store(peer, size),
         )
         exchange.register()
+        await services.start(self._program.run)
         if config.is_provider:
             await self._start_provider(services, network, market)
         channels = ChannelKeeper(store, self._chain, clock, self._key, self._wallet, config)
@@ -156,7 +182,6 @@ class _Node:
             Matchmaking(network, market, self._chain, clock, self._wallet, config),
             MetricsInbox(store, config.aspara_dir),
         )
-        await channels.recover()
         await services.start(partial(market.run, classes=CLASSES, source=self._offer_source))
         if config.is_client:
             await services.start(channels.run)
@@ -174,7 +199,11 @@ class _Node:
                 channels=channels,
                 rentals=rentals,
                 provider_status=self._provider_status,
+                waits_for=lambda: self._program.waits_for,
                 version=_version(),
+                money=Accounts(
+                    store, self._chain, clock, self._wallet, config, channels, self._paid
+                ),
             )
         )
         port = await services.start(serve, api, config)
@@ -193,19 +222,20 @@ class _Node:
                 "this machine cannot run jobs: `robocompute-node doctor` says what is missing; "
                 "or take the role provider out of [node] roles"
             )
-        machine = take_inventory(config.data_dir)
-        program = await self._chain.config()
+        machine = take_inventory(config.data_dir, executor.cards)
         standing = Standing(
             provider=self._key.node_key,
             payee=self._wallet,
-            stake=self._chain.stake_address(self._wallet, config.chain.mint),
             executors=executors,
             runtimes=executor.runtime.offered(),
         )
-        make = offer_of(config, machine, standing)
-        self._offer_source = lambda sequence: make(sequence, network.addresses)
-        offer = make(clock.now_ms(), network.addresses)
-        earnings = Earnings(self._store, self._chain, clock, config)
+        offer = offer_of(config, machine, standing)(clock.now_ms(), network.addresses)
+        earnings = Earnings(self._store, clock)
+        settler = Settler(earnings, self._chain, clock, config, self._key.node_key)
+        self._paid = Paid(earnings, settler)
+        quiet = QuietTime(
+            self._store, clock, self._key.node_key, config.data_dir, wait=self._quiet_wait()
+        )
         uuids = tuple(
             gpu.uuid for gpu in machine.gpus if gpu.resource_class == offer.resource_class
         )
@@ -218,8 +248,19 @@ class _Node:
             runs,
             earnings,
             self._access,
+            quiet,
             slots=offer.slots,
         )
+        offering = Offering(
+            offer,
+            self._program,
+            quiet,
+            clock,
+            min_challenge_s=config.provider.min_challenge_s,
+            leases=lambda: len(lettings.running()),
+        )
+        self._offering = offering
+        offering.look()
         desk = FrontDesk(
             network,
             self._chain,
@@ -228,19 +269,40 @@ class _Node:
             self._access,
             lettings,
             earnings,
-            offer,
-            ChannelDemand(
-                min_challenge_s=config.provider.min_challenge_s, max_fee_bps=program.fee_bps
-            ),
+            offering,
         )
         self._may_store = desk.may_store
-        self._provider_status = lambda: {**lettings.summary(), "earnings": earnings.summary()}
-        await services.start(earnings.run)
+        self._provider_status = lambda: {
+            **offering.summary(),
+            **lettings.summary(),
+            "earnings": {**earnings.summary(), **settler.summary()},
+        }
+        await services.start(settler.run)
         await services.start(lettings.run)
+        await services.start(lettings.never.run, self._chain)
         desk.register()
         JobFeed(network, executor, lettings, runs).register()
-        source = self._offer_source
-        self._goodbyes += [lambda: market.withdraw(source), lambda: _settle_last(earnings)]
+
+        def source(sequence: Millis) -> Offer | None:
+            return offering.announced(sequence, network.addresses)
+
+        self._offer_source = source
+        self._goodbyes += [lambda: market.withdraw(source), lambda: _settle_last(settler)]
+
+    def _quiet_wait(self) -> Millis:
+        """As set, but on mainnet, and where the chain is not known yet, not less than is safe."""
+        genesis = self._chain.genesis_hash
+        wait = Millis(int(self._config.provider.restored_wait_s * 1000))
+        known = genesis is not None and genesis != MAINNET
+        return wait if known else max(wait, QUIET)
+
+    def _chain_answered(self, _program: ProgramView) -> None:
+        genesis = self._chain.genesis_hash
+        if genesis is not None and self._store.get(CLUSTER, GENESIS) != genesis:
+            with self._store.transaction() as txn:
+                txn.put(CLUSTER, GENESIS, genesis)
+        if self._offering is not None:
+            self._offering.look()
 
 
 async def _below(
@@ -254,9 +316,9 @@ async def _below(
         await run(task_status=task_status)
 
 
-async def _settle_last(earnings: Earnings) -> None:
+async def _settle_last(settler: Settler) -> None:
     try:
-        await earnings.settle_everything()
+        await settler.settle_everything()
     except ChainError as exc:
         log.warning("not settled at the end; it stays in the outbox: %s", exc)
 

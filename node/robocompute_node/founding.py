@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING
 
 from robocompute_node.config import CONFIG_NAME, NodeConfig
 from robocompute_node.config_file import config_text, load_config, parse_config
-from robocompute_node.keys import KeyFile, load_key, make_api_key, make_key, write_secret
+from robocompute_node.keys import (
+    KeyFile,
+    load_key,
+    load_wallet,
+    load_wallet_address,
+    make_api_key,
+    make_key,
+    write_secret,
+)
+from robocompute_node.node_mark import first_mark, write_mark
 from robocompute_protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from robocompute_protocol.identifiers import Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,15 +32,24 @@ class Founded:
 
     config: NodeConfig
     node_key: KeyFile
-    wallet: KeyFile
+    wallet_address: Address
     made: tuple[Path, ...]
+
+    @property
+    def wallet(self) -> KeyFile:
+        """The wallet's own key.
+
+        Raises:
+            ConfigError: its secret is kept elsewhere.
+        """
+        return load_wallet(self.config)
 
 
 def found_node(data_dir: Path, document: Mapping[str, Mapping[str, object]]) -> Founded:
     """Make what is missing of a node in ``data_dir``, and read what is there.
 
     ``document`` is what its config.toml shall say, as TOML values; it counts only when there is no
-    such file yet.
+    such file yet. No wallet is made where the settings name one, whose secret stays elsewhere.
 
     Raises:
         ConfigError: ``document`` is no configuration, or a file that is there cannot be used.
@@ -46,17 +66,20 @@ def found_node(data_dir: Path, document: Mapping[str, Mapping[str, object]]) -> 
         write_secret(data_dir / CONFIG_NAME, text.encode())
         made.append(data_dir / CONFIG_NAME)
     config = load_config(data_dir)
-    keys: list[KeyFile] = []
-    for path in (config.node_key_path, config.wallet_path):
-        if path.exists():
-            keys.append(load_key(path))
-        else:
-            keys.append(make_key(path))
-            made.append(path)
+    if not config.node_key_path.exists():
+        made.append(make_key(config.node_key_path).path)
+        write_mark(data_dir, first_mark())  # this key has signed nothing anywhere
+    if config.chain.wallet is None and not config.wallet_path.exists():
+        made.append(make_key(config.wallet_path).path)
     if not config.api_key_path.exists():
         make_api_key(config.api_key_path)
         made.append(config.api_key_path)
-    return Founded(config=config, node_key=keys[0], wallet=keys[1], made=tuple(made))
+    return Founded(
+        config=config,
+        node_key=load_key(config.node_key_path),
+        wallet_address=load_wallet_address(config),
+        made=tuple(made),
+    )
 
 
 def settings_text(document: Mapping[str, Mapping[str, object]], *, data_dir: Path) -> str:

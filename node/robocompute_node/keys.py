@@ -22,6 +22,8 @@ from robocompute_protocol.identifiers import Address, NodeKey
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from robocompute_node.config import NodeConfig
+
 SEED_BYTES: Final = 32
 PAIR_BYTES: Final = 64
 API_KEY_PREFIX: Final = "rc_live_"
@@ -88,6 +90,40 @@ def load_key(path: Path) -> KeyFile:
             details={"path": str(path)},
         ) from None
     return KeyFile(path=path, seed=pair[:SEED_BYTES], public=pair[SEED_BYTES:])
+
+
+def load_wallet_address(config: NodeConfig) -> Address:
+    """Return whose node this is: the wallet of the settings or, where they name none, its key's.
+
+    Raises:
+        ConfigError: no wallet is there, or the settings and the key file are of different ones.
+    """
+    named = config.chain.wallet
+    if named is None:
+        return load_key(config.wallet_path).address
+    if config.wallet_path.exists() and load_key(config.wallet_path).address != named:
+        raise ConfigError(
+            f"{config.wallet_path} is not the wallet that [chain] wallet of {config.path} names: "
+            "move it away, or correct the setting",
+            details={"path": str(config.wallet_path)},
+        )
+    return named
+
+
+def load_wallet(config: NodeConfig) -> KeyFile:
+    """Read the wallet's own key, which moves the money.
+
+    Raises:
+        ConfigError: it is not here, or cannot be used; the text says how to sign elsewhere.
+    """
+    if config.chain.wallet is not None and not config.wallet_path.exists():
+        raise ConfigError(
+            "this node has no wallet secret: add --unsigned FILE, sign that file where the "
+            "wallet's key is, and send it with `robocompute-node wallet send FILE`",
+            details={"path": str(config.wallet_path)},
+        )
+    load_wallet_address(config)
+    return load_key(config.wallet_path)
 
 
 def _pair(numbers: object) -> bytes:

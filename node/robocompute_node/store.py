@@ -1,7 +1,9 @@
 """The node's own memory: LMDB, typed tables, one transaction for state and what must follow from it.
 
 Everything a node has promised is written here, and on disk, before it is said. A transaction is
-short and never awaits; when ``transaction()`` leaves without an exception, it is durable.
+short and never awaits; when ``transaction()`` leaves without an exception, it is durable. What a
+service holds in memory beside it changes in ``Transaction.after``: a commit that fails (a full
+disk) then leaves memory as the disk is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import msgspec
 from robocompute_protocol.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 T = TypeVar("T")
@@ -43,6 +45,19 @@ class Transaction:
     def __init__(self, store: Store, raw: Any) -> None:
         self._store = store
         self._raw = raw
+        self._after: list[Callable[[], None]] = []
+
+    def after(self, change: Callable[[], None]) -> None:
+        """Make a change in memory once all of this is durable; never, where it does not become so.
+
+        Changes are made in the order they were asked for. They must not fail.
+        """
+        self._after.append(change)
+
+    def committed(self) -> None:
+        """Make the changes that waited. The store calls this."""
+        for change in self._after:
+            change()
 
     def get(self, table: Table[T], key: bytes) -> T | None:
         raw = self._raw.get(key, db=self._store.handle(table.name))
@@ -118,9 +133,17 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Generator[Transaction]:
-        """All of it is durable afterwards, or none of it happened."""
-        with self._env.begin(write=True) as raw:
-            yield Transaction(self, raw)
+        """All of it is durable afterwards, or none of it happened.
+
+        Raises: StoreError when it cannot be written.
+        """
+        try:
+            with self._env.begin(write=True) as raw:
+                txn = Transaction(self, raw)
+                yield txn
+        except lmdb.Error as exc:
+            raise StoreError(f"the store cannot be written: {exc}") from exc
+        txn.committed()
 
     @contextmanager
     def view(self) -> Generator[Transaction]:

@@ -23,11 +23,12 @@ from robocompute_node.config import (
     ProviderSettings,
     Role,
 )
-from robocompute_node.core.channel_policy import ChannelDemand
 from robocompute_node.core.offer_book import OfferBook
 from robocompute_node.executor.fake import FakeExecutor, Script
 from robocompute_node.inventory import Inventory
+from robocompute_node.node_mark import first_mark, write_mark
 from robocompute_node.p2p.fake import FakeHub, FakeNetwork
+from robocompute_node.services.accounts import Accounts, Paid
 from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import BlobExchange
 from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
@@ -39,10 +40,13 @@ from robocompute_node.services.lettings import Lettings
 from robocompute_node.services.market import Market
 from robocompute_node.services.matchmaking import Matchmaking
 from robocompute_node.services.metrics_inbox import MetricsInbox
-from robocompute_node.services.offering import Standing, offer_of
+from robocompute_node.services.offering import Offering, Standing, offer_of
 from robocompute_node.services.owner_api import OwnerApi, Parts
+from robocompute_node.services.program_view import ProgramView
+from robocompute_node.services.quiet_time import QuietTime
 from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
+from robocompute_node.services.settler import Settler
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.store import Store, Transaction
 from robocompute_protocol.errors import RoboComputeError
@@ -103,8 +107,13 @@ class FakeNode:
     rentals: Rentals
     market: Market
     inbox: MetricsInbox
+    money: Accounts
     api: OwnerApi
     earnings: Earnings
+    settler: Settler
+    quiet: QuietTime
+    offering: Offering
+    program: ProgramView
     lettings: Lettings
     desk: FrontDesk
     exchange: BlobExchange
@@ -128,6 +137,7 @@ class FakeNode:
         else:
             self.config = NodeConfig(data_dir=self.folder, chain=chain, client=settings)
         self.folder.mkdir(exist_ok=True)
+        write_mark(self.folder, first_mark())
         self.blobs = FileBlobStore(self.folder / "blobs")
         self.executor = FakeExecutor(self.blobs, script=script)
         self.down = trio.Event()
@@ -186,12 +196,18 @@ class FakeNode:
         self.exchange = BlobExchange(network, self.blobs, access, may_store=self._may_store)
         self.exchange.register()
         source = None
+        self.program = ProgramView(
+            self.chain, self.wallet, USDC, genesis=lambda: None, told=self._chain_answered
+        )
+        await services.start(self.program.run)
         if config.is_provider:
             source = await self._start_provider(services, access)
         self.channels = ChannelKeeper(store, self.chain, clock, self.key, self.wallet, config)
         self.tasks = TaskBook(store, config.data_dir / "tasks", clock)
         self.book = RentalBook(store, clock, self.key, self.channels)
         self.inbox = MetricsInbox(store, config.aspara_dir)
+        paid = Paid(self.earnings, self.settler) if config.is_provider else None
+        self.money = Accounts(store, self.chain, clock, self.wallet, config, self.channels, paid)
         self.rentals = Rentals(
             network,
             clock,
@@ -206,7 +222,6 @@ class FakeNode:
             Matchmaking(network, market, self.chain, clock, self.wallet, config),
             self.inbox,
         )
-        await self.channels.recover()
         await services.start(partial(market.run, classes=CLASSES, source=source))
         if config.is_client:
             await services.start(self.channels.run)
@@ -224,7 +239,9 @@ class FakeNode:
                 channels=self.channels,
                 rentals=self.rentals,
                 provider_status=dict[str, object],
+                waits_for=lambda: self.program.waits_for,
                 version="test",
+                money=self.money,
             )
         )
 
@@ -235,18 +252,22 @@ class FakeNode:
         self, services: trio.Nursery, access: BlobAccess
     ) -> Callable[[Millis], Offer | None]:
         config, clock, network = self.config, self.world.clock, self.network
-        make = offer_of(
-            config,
-            MACHINE,
-            Standing(
-                provider=self.key.node_key,
-                payee=self.wallet,
-                stake=self.chain.stake_address(self.wallet, USDC),
-                executors=await self.executor.probe(),
-                runtimes=(),
-            ),
+        standing = Standing(
+            provider=self.key.node_key,
+            payee=self.wallet,
+            executors=await self.executor.probe(),
+            runtimes=(),
         )
-        self.earnings = Earnings(self.store, self.chain, clock, config)
+        full = offer_of(config, MACHINE, standing)(clock.now_ms(), network.addresses)
+        self.earnings = Earnings(self.store, clock)
+        self.settler = Settler(self.earnings, self.chain, clock, config, self.key.node_key)
+        self.quiet = QuietTime(
+            self.store,
+            clock,
+            self.key.node_key,
+            self.folder,
+            wait=Millis(int(config.provider.restored_wait_s * 1000)),
+        )
         runs = JobRuns(self.executor, self.blobs, clock, ())
         self.lettings = Lettings(
             self.store,
@@ -256,8 +277,18 @@ class FakeNode:
             runs,
             self.earnings,
             access,
+            self.quiet,
             slots=config.provider.slots,
         )
+        self.offering = Offering(
+            full,
+            self.program,
+            self.quiet,
+            clock,
+            min_challenge_s=config.provider.min_challenge_s,
+            leases=lambda: len(self.lettings.running()),
+        )
+        self.offering.look()
         self.desk = FrontDesk(
             network,
             self.chain,
@@ -266,17 +297,18 @@ class FakeNode:
             access,
             self.lettings,
             self.earnings,
-            make(clock.now_ms(), network.addresses),
-            ChannelDemand(
-                min_challenge_s=config.provider.min_challenge_s,
-                max_fee_bps=(await self.chain.config()).fee_bps,
-            ),
+            self.offering,
         )
-        await services.start(self.earnings.run)
+        await services.start(self.settler.run)
         await services.start(self.lettings.run)
+        await services.start(self.lettings.never.run, self.chain)
         self.desk.register()
         JobFeed(network, self.executor, self.lettings, runs).register()
-        return lambda sequence: make(sequence, network.addresses)
+        return lambda sequence: self.offering.announced(sequence, network.addresses)
+
+    def _chain_answered(self, _program: ProgramView) -> None:
+        if hasattr(self, "offering"):
+            self.offering.look()
 
     # --- what an owner does ---------------------------------------------------------------------
 
@@ -389,6 +421,7 @@ class World:
         """A staked provider, not running yet."""
         given: dict[str, Any] = {
             "price_per_hour": PRICE, "min_challenge_s": 600, "settle_above": MicroUnits(10**9),
+            "settle_min": MicroUnits(0),
         } | settings  # fmt: skip
         return await self._node(name, ProviderSettings(**given), script)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, strategies as st
 
-from robocompute_node.core.slots import SlotTable, bits_of, indices_of
+from robocompute_node.core.slots import HELD_IN_A_ROW, SlotTable, bits_of, indices_of
+from robocompute_protocol import limits
 from robocompute_protocol.identifiers import Address, AgreementId
 from robocompute_protocol.money import Millis
 
@@ -17,10 +20,28 @@ def agreement(n: int) -> AgreementId:
 
 
 def test_a_held_slot_is_free_for_its_holder_only_and_only_for_a_while() -> None:
-    table = SlotTable.of(2).hold((0,), A, Millis(100))
+    table, hold = SlotTable.of(2).hold((0,), A, Millis(0), Millis(100))
+    assert hold == 100
     assert table.free(A, Millis(50)) == (1, 0)
     assert table.free(B, Millis(50)) == (1,)
     assert table.free(B, Millis(100)) == (0, 1)
+
+
+def test_quotes_alone_keep_a_slot_from_others_for_a_while_and_then_not_for_a_while() -> None:
+    table, taken_by_b, now = SlotTable.of(1), list[int](), 0
+    while now < 120_000:
+        if table.free(A, Millis(now)):
+            table, _ = table.hold((0,), A, Millis(now), limits.QUOTE_HOLD)
+        if table.free(B, Millis(now)):
+            taken_by_b.append(now)
+        now += 500
+    gaps = [later - sooner for sooner, later in itertools.pairwise([0, *taken_by_b])]
+    assert max(gaps) <= HELD_IN_A_ROW + limits.QUOTE_HOLD
+    assert len(taken_by_b) * 500 >= 120_000 // 4
+    assert (
+        table.let((0,), agreement(1), A, Millis(0)).release(agreement(1)).slots[0].held_since
+        is None
+    )
 
 
 def test_a_released_slot_is_its_payers_at_once_and_others_after_the_last_tick() -> None:
@@ -70,7 +91,7 @@ def test_two_payers_never_have_one_slot_at_one_moment(
         now += pause
         payer, free = PAYERS[who], table.free(PAYERS[who], Millis(now))
         if action == "hold" and free:
-            table = table.hold(free[:1], payer, Millis(now + length))
+            table, _ = table.hold(free[:1], payer, Millis(now), Millis(length))
         elif action == "let" and free:
             number += 1
             live.append((agreement(number), free[0], payer))

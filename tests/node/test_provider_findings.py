@@ -13,7 +13,6 @@ from robocompute_node.executor.fake import Pause, Say
 from robocompute_node.p2p.port import PeerGone
 from robocompute_node.services.conversation import hear, say
 from robocompute_protocol import codec, terms as rules
-from robocompute_protocol.agreement import ProviderPhase
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import ChainBusy, ChainRefused, RoboComputeError
 from robocompute_protocol.identifiers import ChannelId, Digest, digest
@@ -133,9 +132,8 @@ async def test_an_order_with_a_bad_voucher_gives_its_slot_back_and_one_that_cann
         async with client.network.open(provider.key.node_key, PROTOCOL_AGREEMENT) as stream:
             await say(stream, order)
             assert isinstance(await hear(stream, AgreementMessage, timeout_s=60), Refused)
-        record = provider.lettings.get(agreement)
-        assert record is not None
-        assert record.state.phase is ProviderPhase.NEVER_LEASED
+        assert provider.lettings.get(agreement) is None
+        assert provider.lettings.never.get(agreement) is not None
         assert provider.lettings.summary()["slots_taken"] == 0
         hurried = msgspec.structs.replace(terms, start_deadline_ms=Millis(0), nonce=b"n" * 16)
         order = msgspec.structs.replace(order, terms=rules.sign_terms(client.key, hurried))
@@ -171,10 +169,10 @@ async def test_a_settlement_without_sol_for_its_fee_is_tried_again_when_there_is
         world.chain.fault = lambda name: ChainRefused("no SOL") if name == "settle" else None
         await client.until_ended(await client.submit("run"))
         await trio.sleep(20)
-        assert provider.earnings.summary()["refused"] == ["no SOL"]
+        assert provider.settler.summary()["refused"] == ["no SOL"]
         world.chain.fault = lambda _: None
         await trio.sleep(100)
-        assert provider.earnings.summary()["refused"] == []
+        assert provider.settler.summary()["refused"] == []
         payee = world.check_agreed(client, provider)
         assert payee.settled == payee.ledger.owed > 0
 
@@ -306,5 +304,6 @@ async def test_a_provider_that_does_not_see_the_chain_signs_no_further_ticks(
         agreement = only(provider).state.agreement
         await trio.sleep(record.challenge_s * 3 // 4)
         ended = await provider.lettings.ended(agreement)
+        assert ended is not None
         assert ended.state.cause is Cause.CLIENT_LOST
         assert provider.lettings.elapsed(ended) < record.challenge_s * 1_000

@@ -310,9 +310,9 @@ async def test_an_order_on_another_payers_channel_is_never_leased(
         order, name = order_for(stage, quote)
         answer = await stage.ask(stranger, PROTOCOL_AGREEMENT, order)
         assert isinstance(answer, NeverLeased)
-        letting = stage.provider.lettings.get(name)
-        assert letting is not None
-        assert letting.state.detail.startswith("channel_wrong_parties")
+        never = stage.provider.lettings.never.get(name)
+        assert never is not None
+        assert never.reason.startswith("channel_wrong_parties")
         again = await stage.ask(stranger, PROTOCOL_AGREEMENT, order)
         assert again == answer
         assert len(stage.provider.executor.jobs()) == 1

@@ -109,7 +109,7 @@ async def test_a_channel_is_topped_up_when_a_job_outgrows_its_deposit(
         client, provider = await pair(world, channel_deposit=MicroUnits(50_000))
         task = await client.until_ended(await client.submit("run", "300000"))
         assert task.status is TaskStatus.COMPLETED
-        assert [name for name, _, _ in world.chain.sent].count("top_up") >= 4
+        assert [each.name for each in world.chain.sent].count("top_up") >= 4
         assert len(client.channels.all()) == 1
         world.check_agreed(client, provider)
 

@@ -150,5 +150,5 @@ async def test_a_client_restored_from_a_backup_learns_what_it_signed_and_goes_on
         await trio.sleep(5)
         assert (await client.until_ended(await client.submit("run"))).exit_code == 0
         await trio.sleep(1_500)
-        await provider.earnings.settle_everything()
+        await provider.settler.settle_everything()
         world.check_money()

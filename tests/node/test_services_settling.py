@@ -26,7 +26,7 @@ async def earn(world: World, provider: FakeNode, *names: str) -> list[FakeNode]:
 
 
 def settled(world: World) -> int:
-    return [name for name, _, _ in world.chain.sent].count("settle")
+    return [each.name for each in world.chain.sent].count("settle")
 
 
 async def test_money_is_settled_once_a_channel_owes_enough_or_is_old_enough(
@@ -91,7 +91,7 @@ async def test_a_refused_claim_is_set_aside_and_the_others_of_its_batch_go_on(
             assert record is not None
             expected = 0 if record.channel == spoilt else record.ledger.owed
             assert record.settled == expected
-        told = str(provider.earnings.summary()["refused"])
+        told = str(provider.settler.summary()["refused"])
         assert told.count("not there") == 1
         assert settled(world) <= 4
 
@@ -105,7 +105,7 @@ async def test_a_refusal_that_is_not_of_the_vouchers_making_is_told(
         await world.start(provider)
         await earn(world, provider, "client")
         await trio.sleep(10)
-        assert provider.earnings.summary()["refused"] == ["paused"]
+        assert provider.settler.summary()["refused"] == ["paused"]
 
 
 async def test_four_channels_settle_in_two_transactions(
@@ -115,7 +115,7 @@ async def test_four_channels_settle_in_two_transactions(
         provider = await world.provider(script=lambda _: (Pause(1_000),), slots=4)
         await world.start(provider)
         clients = await earn(world, provider, "a", "b", "c", "d")
-        await provider.earnings.settle_everything()
+        await provider.settler.settle_everything()
         assert settled(world) == 2
         for client in clients:
             payee = world.check_agreed(client, provider)

@@ -36,12 +36,18 @@ def run_command(data: Path, log_level: str, log_json: bool) -> None:
 
 
 async def _run(config: NodeConfig) -> None:
+    import logging
+
     import trio
 
     from robocompute_node.chain_probe import require_chain
     from robocompute_node.daemon import run_node
+    from robocompute_protocol.errors import ChainBusy
 
-    await require_chain(config)
+    try:
+        await require_chain(config)
+    except ChainBusy as exc:  # what runs must go on, and the chain may come back
+        logging.getLogger("robocompute_node").warning("starting without the chain: %s", exc)
     async with trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
         await nursery.start(run_node, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from robocompute_protocol.identifiers import Address, NodeKey
     from robocompute_protocol.messages import Offer, Requirements
+
+
+PASSING: Final = frozenset({"busy", "just_restored", "waits_for_chain"})
+"""Refusals that say nothing against a provider: the same request may be granted in a while."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from robocompute_protocol import limits
 from robocompute_protocol.money import Millis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from robocompute_protocol.identifiers import Address, AgreementId
+
+
+HELD_IN_A_ROW: Final = Millis(3 * limits.QUOTE_HOLD)
+"""Quotes may keep one slot from others for this long on end, whoever asks for them…"""
+HELD_PAUSE: Final = Millis(3 * limits.QUOTE_HOLD)
+"""…and then for this long no quote does: whoever orders first has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,15 @@ class Slot:
     signed_until: Millis = Millis(0)
     held_for: Address | None = None
     held_until: Millis = Millis(0)
+    held_since: Millis | None = None
+    """When quotes began to keep it, one after the other."""
+
+    def may_be_held(self, now: Millis) -> bool:
+        """Whether another quote may keep it: not for ever, with no order in between."""
+        if self.held_since is None:
+            return True
+        held = now - self.held_since
+        return held < HELD_IN_A_ROW or held >= HELD_IN_A_ROW + HELD_PAUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +64,31 @@ class SlotTable:
         ]
         return tuple(index for *_, index in sorted(candidates))
 
-    def hold(self, indices: tuple[int, ...], payer: Address, until: Millis) -> SlotTable:
-        """Keep slots for ``payer``, softly: a quote's hold, which ends by itself."""
-        held = {i: replace(self.slots[i], held_for=payer, held_until=until) for i in indices}
-        return SlotTable({**self.slots, **held})
+    def hold(
+        self, indices: tuple[int, ...], payer: Address, now: Millis, hold: Millis
+    ) -> tuple[SlotTable, Millis]:
+        """Keep slots for ``payer``, softly: a quote's hold, which ends by itself.
+
+        Return how long they are kept: 0 where quotes kept one of them for long enough.
+        """
+        if not all(self.slots[i].may_be_held(now) for i in indices):
+            return self, Millis(0)
+        held = {
+            i: replace(
+                self.slots[i],
+                held_for=payer,
+                held_until=Millis(now + hold),
+                held_since=self._held_since(self.slots[i], now),
+            )
+            for i in indices
+        }
+        return SlotTable({**self.slots, **held}), hold
+
+    @staticmethod
+    def _held_since(slot: Slot, now: Millis) -> Millis:
+        """A hold soon after another, or a renewed one, goes on with it."""
+        since = slot.held_since
+        return now if since is None or now - since >= HELD_IN_A_ROW else since
 
     def let(
         self, indices: tuple[int, ...], agreement: AgreementId, payer: Address, until: Millis

@@ -291,15 +291,15 @@ class FakeNetwork:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be reachable until cancelled; then every stream is cut, as when a process dies."""
-        try:
-            async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
+            try:
                 self._nursery = nursery
                 self._hub.nodes[self._key] = self
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None
-            del self._hub.nodes[self._key]
-            for peer in list(self._links):
-                self._hub.cut(self._key, peer)
-                self.drop_link(peer)
+            finally:  # off the air before the handlers end: who dials now finds nobody
+                self._nursery = None
+                del self._hub.nodes[self._key]
+                for peer in list(self._links):
+                    self._hub.cut(self._key, peer)
+                    self.drop_link(peer)

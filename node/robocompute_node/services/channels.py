@@ -14,11 +14,12 @@ import msgspec
 import trio
 
 from robocompute_node.api.port import InsufficientFunds
+from robocompute_node.services.rebuilt import REBUILT, SHOWN, keep_shown
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
 from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, Digest, NodeKey
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
-from robocompute_protocol.vouchers import PayerLedger, sign_voucher
+from robocompute_protocol.vouchers import NOTHING_CLOSED, PayerLedger, sign_voucher
 from robocompute_settlement.port import ChannelView, Commitment, Settlement
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
-    from robocompute_protocol.messages import SignedVoucher
+    from robocompute_protocol.messages import Signed, SignedVoucher
     from robocompute_protocol.signing import SigningKey
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class ChannelRecord(msgspec.Struct, frozen=True, kw_only=True):
     close_at_s: int = 0
     last_seen_ms: Millis = Millis(0)
     """When the payee was last heard of on this channel."""
+    unsure: bool = False
+    """Rebuilt from the chain: the payee must show its highest voucher before more is promised."""
 
     @property
     def spare(self) -> MicroUnits:
@@ -92,7 +95,7 @@ class ChannelKeeper:
         self._wallet = wallet
         self._config = config
         self._mint = config.chain.mint
-        store.declare(CHANNELS)
+        store.declare(CHANNELS, REBUILT, SHOWN)
         now = clock.now_ms()
         self._records = {
             ChannelId(key): msgspec.structs.replace(record, last_seen_ms=now)
@@ -324,6 +327,27 @@ class ChannelKeeper:
             self._change(channel, ledger=ledger)
         return ledger
 
+    def learn_receipts(self, channel: ChannelId, receipts: tuple[Signed, ...]) -> PayerLedger:
+        """Close agreements that this node forgot, by their receipts. Repeatable.
+
+        Raises: RemoteProtocolError; then nothing changed.
+        """
+        record = self.get(channel)
+        ledger = record.ledger
+        with self._store.transaction() as txn:
+            for signed in receipts:
+                closed = ledger.close_shown(signed, record.payee_node)
+                if closed != ledger:
+                    keep_shown(txn, signed)
+                ledger = closed
+            self._write(txn, msgspec.structs.replace(record, ledger=ledger))
+        return ledger
+
+    def make_sure(self, channel: ChannelId) -> None:
+        """The payee showed what it holds of ours: the channel may be used."""
+        if self.get(channel).unsure:
+            self._change(channel, unsure=False)
+
     def _heard(self, record: ChannelRecord, ledger: PayerLedger) -> ChannelRecord:
         return msgspec.structs.replace(record, ledger=ledger, last_seen_ms=self._clock.now_ms())
 
@@ -380,6 +404,16 @@ class ChannelKeeper:
                 self._change(channel, close_at_s=view.close_at_s)
             return view
 
+    def give_up_used(self, channel: ChannelId) -> bool:
+        """Close a channel that agreements were settled on; False, and nothing done, for a new one.
+
+        For a provider that no longer follows its ledger: a new one it can.
+        """
+        if self.get(channel).ledger.closed == NOTHING_CLOSED:
+            return False
+        self._change(channel, phase=ChannelPhase.CLOSING)
+        return True
+
     def _change(self, channel: ChannelId, **changes: object) -> ChannelRecord:
         """Replace fields of the record as it is now: others may have changed it since it was read."""
         return self._save(msgspec.structs.replace(self.get(channel), **changes))
@@ -391,7 +425,7 @@ class ChannelKeeper:
 
     def _write(self, txn: Transaction, record: ChannelRecord) -> None:
         txn.put(CHANNELS, record.channel, record)
-        self._records[record.channel] = record
+        txn.after(lambda: self._records.__setitem__(record.channel, record))
 
     def _forget(self, record: ChannelRecord) -> None:
         with self._store.transaction() as txn:

@@ -1,46 +1,30 @@
-"""The provider's side of payment channels: what it was promised, what it is owed, turning it into money.
+"""The provider's side of payment channels: what it was promised, what it is owed, what is settled.
 
 A ledger and what follows from it (a settlement that is due: the outbox) are written in one
-transaction. Settling is safe to repeat: the chain pays a total, not a difference.
+transaction. ``Settler`` turns what is owed into balance.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
 from robocompute_node.store import Store, Table, Transaction
-from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
 from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import PayeeLedger
-from robocompute_settlement.port import ChannelView, Commitment, SettleClaim, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from robocompute_node.clocks import Clock
-    from robocompute_node.config import NodeConfig
+    from robocompute_settlement.port import ChannelView
 
-log = logging.getLogger(__name__)
-
-SETTLES_A_TRANSACTION: Final = 3
-"""Vouchers that fit one transaction of 1,232 bytes."""
-SETTLE_POLL_SECONDS: Final = 0.5
-"""Between looks at the outbox."""
-PUT_OFF: Final = Millis(60_000)
-"""Before a settlement is tried again that was refused, but not by the program."""
-BUSY_SECONDS: Final = 2.0
-"""Before a transaction that was not taken is tried again."""
-WATCH_SHARE: Final = 8
-"""Channels are looked at this often within their challenge time, to see one closing."""
-WATCH_MAX_SECONDS: Final = 60.0
-WATCH_MIN_SECONDS: Final = 1.0
-"""Bounds of the time between looks: not slower than a minute, not faster than a second."""
+SEEN_SHARE: Final = 16
+"""A look at a channel is written down this often within its challenge time: it must survive a
+restart, and costs a write to disk."""
 
 
 class EarningRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,53 +45,83 @@ class EarningRecord(msgspec.Struct, frozen=True, kw_only=True):
     settlement: str = ""
     """Signature of the newest settlement that was confirmed."""
     closing: bool = False
+    close_at_s: int = 0
     closed: bool = False
+    retired: bool = False
+    """This node is closing it: no job is taken on it any more."""
+    seen_ms: Millis = Millis(0)
+    """When the chain was last seen to hold the channel, within ``SEEN_SHARE`` of its challenge."""
+
+    @property
+    def unsettled(self) -> MicroUnits:
+        """What can be claimed on chain and is not."""
+        return MicroUnits(max(0, self.ledger.claimable - self.settled))
 
 
 class SettleDue(msgspec.Struct, frozen=True, kw_only=True):
-    """In the outbox, one a channel: ``claim`` is to be settled. ``refused`` sets it aside."""
+    """In the outbox, one a channel: ``claim`` is to be settled."""
 
     channel: ChannelId
     claim: MicroUnits
     since_ms: Millis
     refused: str = ""
+    """Why the program would not take it. It is tried again, rarely, while the channel is there."""
 
 
 EARNINGS: Final = Table("payee-channels/1", EarningRecord)
 OUTBOX: Final = Table("settle-outbox/1", SettleDue)
 
 
-@dataclass(frozen=True, slots=True)
-class PutOff:
-    """A settlement that was refused for a reason which may pass, such as no SOL for the fee."""
-
-    until_ms: Millis
-    why: str
-
-
 class Earnings:
     """All channels this provider is paid through."""
 
-    def __init__(self, store: Store, chain: Settlement, clock: Clock, config: NodeConfig) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
-        self._chain = chain
         self._clock = clock
-        self._config = config
         store.declare(EARNINGS, OUTBOX)
         self._records = {ChannelId(key): record for key, record in store.all(EARNINGS)}
-        self._looked: dict[ChannelId, Millis] = {}
+        self._looked = {channel: record.seen_ms for channel, record in self._records.items()}
         self._due = {ChannelId(key): due for key, due in store.all(OUTBOX)}
-        self._put_off: dict[ChannelId, PutOff] = {}
+        self._others = trio.Event()
+
+    # --- looking --------------------------------------------------------------------------------
 
     def get(self, channel: ChannelId) -> EarningRecord | None:
         return self._records.get(channel)
+
+    def all(self) -> tuple[EarningRecord, ...]:
+        return tuple(self._records.values())
+
+    def due(self) -> tuple[SettleDue, ...]:
+        """The outbox: what is owed and not settled."""
+        return tuple(self._due.values())
+
+    def open_channels(self) -> tuple[ChannelId, ...]:
+        """Channels that the chain still holds, as far as is known."""
+        return tuple(channel for channel, record in self._records.items() if not record.closed)
+
+    def others(self) -> trio.Event:
+        """Set once ``open_channels`` are others than now."""
+        return self._others
+
+    def is_blind(self, record: EarningRecord) -> bool:
+        """Whether the chain was not seen for half the channel's challenge time.
+
+        The payer may then be closing the channel, and could finish before anybody notices: nothing
+        more is earned on it until it was looked at.
+        """
+        seen = self._looked.get(record.channel, 0)
+        return self._clock.now_ms() - seen > record.challenge_s * 1000 // 2
+
+    # --- changing -------------------------------------------------------------------------------
 
     def learn(self, confirmed: ChannelView, *, final: ChannelView | None = None) -> EarningRecord:
         """Record what the chain says of a channel. Not written yet: ``keep`` does that.
 
         Awaiting anything between this and ``keep`` could undo what others kept meanwhile.
         """
-        self._looked[confirmed.channel] = self._clock.now_ms()
+        now = self._clock.now_ms()
+        self._looked[confirmed.channel] = now
         record = self._records.get(confirmed.channel) or EarningRecord(
             channel=confirmed.channel,
             payer=confirmed.payer,
@@ -118,177 +132,101 @@ class Earnings:
             ledger=PayeeLedger(channel=confirmed.channel),
             deposit=confirmed.deposit,
         )
+        noted = now - record.seen_ms > record.challenge_s * 1000 // SEEN_SHARE
         return msgspec.structs.replace(
             record,
             deposit=MicroUnits(max(record.deposit, confirmed.deposit)),
             final_deposit=record.final_deposit if final is None else final.deposit,
+            settled=MicroUnits(max(record.settled, confirmed.settled)),
             closing=confirmed.closing,
+            close_at_s=confirmed.close_at_s,
             closed=False,
+            seen_ms=now if noted else record.seen_ms,
         )
 
-    def is_blind(self, record: EarningRecord) -> bool:
-        """Whether the chain was not seen for half the channel's challenge time, or not since start.
+    def retire(self, channel: ChannelId) -> None:
+        """Take no more jobs on this channel: it is about to be closed. Repeatable."""
+        self.save(msgspec.structs.replace(self._records[channel], retired=True))
 
-        The payer may then be closing the channel, and could finish before anybody notices: nothing
-        more is earned on it until it was looked at.
-        """
-        seen = self._looked.get(record.channel)
-        return seen is None or self._clock.now_ms() - seen > record.challenge_s * 1000 // 2
+    def gone(self, channel: ChannelId) -> None:
+        """The chain holds the channel no more, finally: what was not settled is lost."""
+        record = self._records[channel]
+        if not record.closed:
+            self.save(msgspec.structs.replace(record, closed=True))
+
+    def save(self, record: EarningRecord) -> None:
+        """Write a channel's record in a transaction of its own, if it changed."""
+        if record != self._records.get(record.channel):
+            with self._store.transaction() as txn:
+                self.keep(txn, record)
 
     def keep(self, txn: Transaction, record: EarningRecord) -> None:
         """Write a channel's record, and the settlement it calls for, in the caller's transaction."""
         txn.put(EARNINGS, record.channel, record)
-        claim = record.ledger.claimable
-        if claim > record.settled:
-            known = self._due.get(record.channel)
+        known = self._due.get(record.channel)
+        due: SettleDue | None = None
+        if record.unsettled > 0:
             due = SettleDue(
                 channel=record.channel,
-                claim=claim,
+                claim=record.ledger.claimable,
                 since_ms=known.since_ms if known else self._clock.now_ms(),
+                refused=known.refused if known else "",
             )
             txn.put(OUTBOX, record.channel, due)
-            self._due[record.channel] = due
+        elif known is not None:
+            txn.delete(OUTBOX, record.channel)
+        txn.after(lambda: self._kept(record, due))
+
+    def _kept(self, record: EarningRecord, due: SettleDue | None) -> None:
+        known = self._records.get(record.channel)
         self._records[record.channel] = record
+        if known is None or known.closed != record.closed:
+            self._others.set()
+            self._others = trio.Event()
+        if due is None:
+            self._due.pop(record.channel, None)
+        else:
+            self._due[record.channel] = due
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> NoReturn:
-        """Settle what is due, and watch for channels that their payers close."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
-            task_status.started()
-            while True:
-                await self._settle_what_is_due()
-                await trio.sleep(SETTLE_POLL_SECONDS)
-        raise AssertionError("unreachable")
-
-    async def settle_everything(self) -> None:
-        """Settle all that is owed, now: a provider that is stopping leaves nothing behind.
-
-        Raises: ChainBusy when the chain does not take it; it stays in the outbox.
-        """
-        await self._settle_in_batches([due for due in self._due.values() if not due.refused])
-
-    def _is_due(self, due: SettleDue) -> bool:
-        record = self._records[due.channel]
-        age_ms = self._clock.now_ms() - due.since_ms
-        settings = self._config.provider
-        put_off = self._put_off.get(due.channel)
-        if put_off is not None and self._clock.now_ms() < put_off.until_ms:
-            return False
-        return not due.refused and (
-            record.closing
-            or due.claim - record.settled >= settings.settle_above
-            or age_ms >= settings.settle_after_s * 1000
-            or age_ms >= record.challenge_s * 1000 // 4
-        )
-
-    async def _settle_what_is_due(self) -> None:
-        due = [due for due in self._due.values() if self._is_due(due)]
-        try:
-            await self._settle_in_batches(due)
-        except (ChainBusy, ChainUnknown) as exc:
-            log.warning("settlement not taken, will retry: %s", exc)
-            await trio.sleep(BUSY_SECONDS)
-
-    async def _settle_in_batches(self, due: list[SettleDue]) -> None:
-        for start in range(0, len(due), SETTLES_A_TRANSACTION):
-            await self._settle(due[start : start + SETTLES_A_TRANSACTION])
-
-    async def _settle(self, due: list[SettleDue]) -> None:
-        claims = tuple(self._claim(one) for one in due)
-        try:
-            sent = await self._chain.settle(claims)
-        except ChainRefused as exc:
-            if len(due) > 1:
-                for one in due:
-                    await self._settle([one])
-                return
-            if exc.number is None:
-                log.error("settlement refused, will retry: %s", exc)
-                until = Millis(self._clock.now_ms() + PUT_OFF)
-                self._put_off[due[0].channel] = PutOff(until, str(exc))
-                return
-            self._put_off.pop(due[0].channel, None)
-            log.error("settlement refused, set aside: %s", exc)
-            self._set_aside(due[0], str(exc))
-            return
-        for one in due:
-            self._put_off.pop(one.channel, None)
-            self._settled(one, sent.signature)
-            log.info("settled %s on chain: %s", format_amount(one.claim), sent.signature)
-
-    def _claim(self, due: SettleDue) -> SettleClaim:
-        record = self._records[due.channel]
-        assert record.ledger.voucher is not None
-        return SettleClaim(
-            channel=record.channel,
-            payee=record.payee,
-            mint=record.mint,
-            voucher_key=record.voucher_key,
-            voucher=record.ledger.voucher,
-            claim=due.claim,
-        )
-
-    def _settled(self, due: SettleDue, signature: str) -> None:
-        record = msgspec.structs.replace(
-            self._records[due.channel], settled=due.claim, settlement=signature
-        )
-        with self._store.transaction() as txn:
-            txn.delete(OUTBOX, due.channel)
-            del self._due[due.channel]
-            self.keep(txn, record)
-
-    def _set_aside(self, due: SettleDue, why: str) -> None:
-        refused = msgspec.structs.replace(due, refused=why)
-        with self._store.transaction() as txn:
-            txn.put(OUTBOX, due.channel, refused)
-        self._due[due.channel] = refused
-
-    async def _watch(self) -> None:
-        while True:
-            pause = WATCH_MAX_SECONDS
-            for record in list(self._records.values()):
-                if record.closed:
-                    continue
-                pause = min(pause, record.challenge_s / WATCH_SHARE)
-                try:
-                    await self._look_at(record.channel)
-                except ChainError as exc:
-                    log.warning("channel not looked at, will retry: %s", exc)
-            await trio.sleep(max(WATCH_MIN_SECONDS, pause))
-
-    async def _look_at(self, channel: ChannelId) -> None:
-        view = await self._chain.channel(channel)
-        if (
-            view is None
-            and await self._chain.channel(channel, at=Commitment.FINALIZED) is not None
-        ):
-            return  # a view that is behind, or a closing that can still be undone
+    def settled(self, channel: ChannelId, claim: MicroUnits, signature: str) -> None:
+        """A settlement of ``claim`` was confirmed. What was earned meanwhile is due from now on."""
         record = self._records[channel]
-        changed = (
-            msgspec.structs.replace(record, closed=True) if view is None else self.learn(view)
+        record = msgspec.structs.replace(
+            record, settled=MicroUnits(max(record.settled, claim)), settlement=signature
         )
-        if changed != record:
-            with self._store.transaction() as txn:
-                self.keep(txn, changed)
+        with self._store.transaction() as txn:
+            txn.put(EARNINGS, channel, record)
+            due: SettleDue | None = None
+            if record.unsettled > 0:
+                due = SettleDue(
+                    channel=channel,
+                    claim=record.ledger.claimable,
+                    since_ms=self._clock.now_ms(),
+                )
+                txn.put(OUTBOX, channel, due)
+            else:
+                txn.delete(OUTBOX, channel)
+            txn.after(lambda: self._kept(record, due))
+
+    def refused(self, channel: ChannelId, why: str) -> None:
+        """The program would not take a settlement: remembered, for the owner to see."""
+        due = msgspec.structs.replace(self._due[channel], refused=why)
+        with self._store.transaction() as txn:
+            txn.put(OUTBOX, channel, due)
+            txn.after(lambda: self._due.__setitem__(channel, due))
 
     def summary(self) -> Mapping[str, object]:
-        """JSON-ready: what was earned, what of it is on chain, what waits."""
+        """JSON-ready: what was earned, and what of it is on chain."""
         owed = sum(record.ledger.owed for record in self._records.values())
         settled = sum(record.settled for record in self._records.values())
         return {
             "earned": format_amount(owed),
             "settled": format_amount(settled),
-            "unsettled": format_amount(owed - settled),
+            "unsettled": format_amount(max(0, owed - settled)),
             "channels": len(self._records),
             "settlements": {
                 to_base58(record.channel): record.settlement
                 for record in self._records.values()
                 if record.settlement
             },
-            "refused": [
-                *(due.refused for due in self._due.values() if due.refused),
-                *(put_off.why for put_off in self._put_off.values()),
-            ],
         }

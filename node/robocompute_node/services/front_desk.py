@@ -13,7 +13,6 @@ import msgspec
 import trio
 
 from robocompute_node.core.channel_policy import (
-    ChannelDemand,
     Objection,
     objection_to_channel,
     objection_to_total,
@@ -24,9 +23,9 @@ from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.conversation import hear_or_end, say
 from robocompute_node.services.lettings import LettingRecord, Lettings
 from robocompute_protocol import codec, limits, terms as rules
-from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase, advance
+from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase
 from robocompute_protocol.errors import ChainError, RemoteProtocolError
-from robocompute_protocol.identifiers import AgreementId, NodeKey, digest
+from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, NodeKey, digest
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
     PROTOCOL_PAY,
@@ -45,6 +44,7 @@ from robocompute_protocol.messages import (
     QuoteRequest,
     Refused,
     Signed,
+    SignedVoucher,
     Sync,
     TaskSpec,
     Terms,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from robocompute_node.p2p.port import FrameStream, Network
     from robocompute_node.services.blob_access import BlobAccess
     from robocompute_node.services.earnings import EarningRecord, Earnings
+    from robocompute_node.services.offering import Offering
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ MIN_START_DEADLINE: Final = Millis(10_000)
 """A job that does not start in time costs nothing: a deadline nobody can keep is no fair demand."""
 MAX_QUOTED_PEERS: Final = 4_096
 """Clients whose uploads are expected at once; the oldest quote makes room."""
+BUSY: Final = Objection("busy", "all slots are taken; ask again in a while")
 NOT_FOR_A_DESK: Final = Refused(
     code="protocol_remote", message="a client asks for quotes, orders or cancels"
 )
@@ -106,8 +108,7 @@ class FrontDesk:
         access: BlobAccess,
         lettings: Lettings,
         earnings: Earnings,
-        offer: Offer,
-        demand: ChannelDemand,
+        offering: Offering,
     ) -> None:
         self._network = network
         self._chain = chain
@@ -116,8 +117,7 @@ class FrontDesk:
         self._access = access
         self._lettings = lettings
         self._earnings = earnings
-        self._offer = offer
-        self._demand = demand
+        self._offering = offering
         self._quotas: dict[NodeKey, Quota] = {}
 
     def register(self) -> None:
@@ -167,52 +167,68 @@ class FrontDesk:
 
     def quote(self, peer: NodeKey, request: QuoteRequest) -> Quote | Refused:
         """Answer what this would cost, and hold the slots for a moment."""
-        unmet = misfit(self._offer, request.requirements, None)
+        offer = self._offering.offer()
+        if offer is None:
+            return _refusal(self._offering.objection() or BUSY)
+        unmet = misfit(offer, request.requirements, None)
         if unmet is not None:
             return Refused(
                 code="does_not_fit",
                 message=f"{unmet.requirement}: {unmet.wanted} wanted, {unmet.offered} here",
             )
-        if request.mint != self._offer.mint:
+        if request.mint != offer.mint:
             return Refused(code="other_mint", message="this provider is paid in another mint")
         now = self._clock.now_ms()
         wanted = slots_needed(request.requirements)
-        free = self._lettings.slots.free(request.payer, now)[:wanted]
+        free = self._free(offer, request.payer, now)[:wanted]
         if len(free) < wanted:
-            return Refused(code="busy", message="all slots are taken; ask again in a while")
-        self._lettings.slots = self._lettings.slots.hold(
-            free, request.payer, Millis(now + limits.QUOTE_HOLD)
+            return _refusal(BUSY)
+        self._lettings.slots, hold = self._lettings.slots.hold(
+            free, request.payer, now, limits.QUOTE_HOLD
         )
         while len(self._quotas) >= MAX_QUOTED_PEERS:
             del self._quotas[next(iter(self._quotas))]
         self._expect_upload(peer, (request.requirements.disk_mib + 1) << 20, now)
         return Quote(
-            price_per_hour=MicroUnits(self._offer.price_per_hour * wanted),
+            price_per_hour=MicroUnits(offer.price_per_hour * wanted),
             slots=bits_of(free),
-            hold_ms=limits.QUOTE_HOLD,
-            payee=self._offer.payee,
-            stake=self._offer.stake,
-            mint=self._offer.mint,
-            min_challenge_s=self._demand.min_challenge_s,
+            hold_ms=hold,
+            payee=offer.payee,
+            stake=offer.stake,
+            mint=offer.mint,
+            min_challenge_s=self._offering.demand().min_challenge_s,
         )
+
+    def _free(self, offer: Offer, payer: Address, now: Millis) -> tuple[int, ...]:
+        """Slots that ``payer`` could have now and that the stake carries."""
+        free = self._lettings.slots.free(payer, now)
+        return tuple(index for index in free if index < offer.slots)
 
     async def _take_order(self, stream: FrameStream, order: Order) -> None:
         terms = rules.open_terms(order.terms)
         agreement = rules.agreement_id(terms)
         if terms.payer_node != stream.peer:
             raise RemoteProtocolError("an order for somebody else", code="wrong_signer")
+        if (never := self._lettings.never.get(agreement)) is not None:
+            await say(stream, self._statement(agreement, never.channel))
+            return
         record = self._lettings.get(agreement)
         if record is None:
             objection = self._objection_to_order(terms, order)
-            state = ProviderAgreement(agreement=agreement, terms=rules.terms_digest(terms))
             if objection is not None:
-                state, _ = advance(state, OrderDeclined(reason=objection.code))
-            task = order.task if objection is None else b""
-            record = self._record(state, order.terms, terms, task)
-            self._lettings.take_order(record)
-            if objection is not None:
-                await say(stream, Refused(code=objection.code, message=objection.message))
+                if self._lettings.never.has_room(stream.peer):
+                    self._lettings.decline(agreement, terms, objection.code)
+                await say(stream, _refusal(objection))
                 return
+            record = LettingRecord(
+                state=ProviderAgreement(agreement=agreement, terms=rules.terms_digest(terms)),
+                terms=terms,
+                signed_terms=order.terms,
+                task=order.task,
+                job_id=terms.nonce.hex(),
+                ordered_ms=self._clock.now_ms(),
+            )
+            self._lettings.take_order(record)
         else:
             record = self._lettings.apply(agreement, OrderReceived())
         if record.state.phase is ProviderPhase.ORDERED:
@@ -221,7 +237,9 @@ class FrontDesk:
 
     def _objection_to_order(self, terms: Terms, order: Order) -> Objection | None:
         """Return why this order is not taken at all. Pure but for looking at what is here."""
-        offer = self._offer
+        offer = self._offering.offer()
+        if offer is None:
+            return self._offering.objection() or BUSY
         if terms.payee_node != offer.provider or terms.payee != offer.payee:
             return Objection("wrong_provider", "the terms name another provider")
         if terms.stake != offer.stake or terms.mint != offer.mint:
@@ -241,7 +259,7 @@ class FrontDesk:
             return Objection(
                 "start_deadline_short", f"a job needs {MIN_START_DEADLINE // 1000} s to start"
             )
-        if not set(indices) <= set(self._lettings.slots.free(terms.payer, self._clock.now_ms())):
+        if not set(indices) <= set(self._free(offer, terms.payer, self._clock.now_ms())):
             return Objection("busy", "a slot is taken; ask for a quote")
         if self._lettings.has_job(terms.nonce.hex()):
             return Objection("nonce_used", "the terms' nonce was used before; draw another")
@@ -270,8 +288,12 @@ class FrontDesk:
             current.state.phase is not ProviderPhase.ORDERED
         ):
             return current or record
-        objection = objection_to_channel(view, terms, self._demand)
+        objection = self._offering.objection() or objection_to_channel(
+            view, terms, self._offering.demand()
+        )
         earning = self._earnings.learn(view)
+        if earning.retired:
+            objection = Objection("channel_closing", "the channel is closing; open a new one")
         if objection is None:
             try:
                 ledger = earning.ledger.accept(
@@ -294,39 +316,40 @@ class FrontDesk:
         return self._lettings.grant(agreement, earning)
 
     async def _cancel(self, stream: FrameStream, request: CancelRequest) -> None:
-        if request.terms is not None and self._lettings.get(request.agreement) is None:
-            self._never_lease(stream.peer, request.agreement, request.terms)
-        record = self._own(stream, request.agreement)
-        record = self._lettings.apply(request.agreement, CancelReceived(reason=request.reason))
-        while not record.over:
-            await say(stream, Waiting(reason="stopping"))
-            with trio.move_on_after(ASK_SECONDS / 3):
-                await self._lettings.ended(request.agreement)
-            record = self._own(stream, request.agreement)
-        await say(stream, self._answer(record))
+        agreement = request.agreement
+        if self._lettings.get(agreement) is None and request.terms is not None:
+            self._never_lease(stream.peer, agreement, request.terms)
+        if self._lettings.never.get(agreement) is None:
+            record = self._own(stream, agreement)
+            record = self._lettings.apply(agreement, CancelReceived(reason=request.reason))
+            while not record.over:
+                await say(stream, Waiting(reason="stopping"))
+                with trio.move_on_after(ASK_SECONDS / 3):
+                    await self._lettings.ended(agreement)
+                record = self._lettings.get(agreement) or record
+            await say(stream, self._answer(record))
+            return
+        never = self._lettings.never.get(agreement)
+        if never is None or never.payer_node != stream.peer:
+            raise RemoteProtocolError("no such agreement with you", code="unknown_agreement")
+        await say(stream, self._statement(agreement, never.channel))
 
     def _never_lease(self, peer: NodeKey, agreement: AgreementId, signed: Signed) -> None:
         """Remember that an order which did not arrive will not be leased, should it still come."""
         terms = rules.open_terms(signed)
         if terms.payer_node != peer:
             raise RemoteProtocolError("terms of somebody else", code="wrong_signer")
-        if rules.agreement_id(terms) != agreement or terms.payee_node != self._offer.provider:
+        if rules.agreement_id(terms) != agreement or terms.payee_node != self._network.key:
             raise RemoteProtocolError("terms of another agreement", code="wrong_agreement")
-        state = ProviderAgreement(agreement=agreement, terms=rules.terms_digest(terms))
-        state, _ = advance(state, OrderDeclined(reason="cancelled before it arrived"))
-        self._lettings.take_order(self._record(state, signed, terms, b""))
+        if self._lettings.never.get(agreement) is None:
+            if not self._lettings.never.has_room(peer):
+                raise RemoteProtocolError(
+                    "too many orders of yours were declined", code="too_many_declined"
+                )
+            self._lettings.decline(agreement, terms, "cancelled before it arrived")
 
-    def _record(
-        self, state: ProviderAgreement, signed: Signed, terms: Terms, task: bytes
-    ) -> LettingRecord:
-        return LettingRecord(
-            state=state,
-            terms=terms,
-            signed_terms=signed,
-            task=task,
-            job_id=terms.nonce.hex(),
-            ordered_ms=self._clock.now_ms(),
-        )
+    def _statement(self, agreement: AgreementId, channel: ChannelId) -> NeverLeased:
+        return NeverLeased(statement=self._lettings.never_leased(agreement, channel))
 
     def _own(self, stream: FrameStream, agreement: AgreementId) -> LettingRecord:
         record = self._lettings.get(agreement)
@@ -335,6 +358,9 @@ class FrontDesk:
         return record
 
     def _answer(self, record: LettingRecord) -> Message:
+        never = self._lettings.never.get(record.state.agreement)
+        if never is not None:
+            return self._statement(record.state.agreement, never.channel)
         match record.state.phase:
             case ProviderPhase.LEASED if record.tick is not None:
                 return Leased(
@@ -344,8 +370,6 @@ class FrontDesk:
                 )
             case ProviderPhase.ENDED | ProviderPhase.KEPT if record.state.receipt is not None:
                 return Ended(receipt=record.state.receipt)
-            case ProviderPhase.NEVER_LEASED:
-                return NeverLeased(statement=self._lettings.never_leased(record))
             case _:
                 return Waiting(reason="stopping")
 
@@ -367,14 +391,26 @@ class FrontDesk:
                     earning = self._earnings.get(request.channel)
                     mine = earning is not None and earning.voucher_key == stream.peer
                     voucher = earning.ledger.voucher if earning is not None and mine else None
-                    await say(stream, Sync(channel=request.channel, voucher=voucher))
+                    receipts = () if voucher is None else self._receipts(voucher)
+                    answer = Sync(channel=request.channel, voucher=voucher, receipts=receipts)
+                    await say(stream, answer)
                 case _:
                     raise RemoteProtocolError("a pay stream carries Extend and Sync")
+
+    def _receipts(self, voucher: SignedVoucher) -> tuple[Signed, ...]:
+        """Receipts of what ``voucher`` has open and that ended: its signer may have lost them."""
+        records = [self._lettings.get(agreement) for agreement, _ in voucher.open]
+        found = [record.state.receipt for record in records if record is not None]
+        shown = [receipt for receipt in found if receipt is not None]
+        return tuple(shown[: limits.MAX_SHOWN_RECEIPTS])
 
     async def _extend(self, stream: FrameStream, request: Extend) -> Message:
         record = self._own(stream, request.agreement)
         if record.state.phase is not ProviderPhase.LEASED:
             return self._answer(record)
+        objection = self._offering.objection_to_ticks()
+        if objection is not None:
+            return _refusal(objection)
         terms = record.terms
         rules.check_extension(
             terms,
@@ -397,7 +433,7 @@ class FrontDesk:
             finalized=earning.final_deposit,
         )
         if objection is not None:
-            return Refused(code=objection.code, message=objection.message)
+            return _refusal(objection)
         if self._lettings.get(request.agreement) is not record:
             record = self._own(stream, request.agreement)
             if record.state.phase is not ProviderPhase.LEASED:
@@ -430,3 +466,7 @@ class FrontDesk:
             if blind:
                 raise RemoteProtocolError("the channel is not seen on chain", code="chain_stale")
         return self._earnings.get(channel) or earning
+
+
+def _refusal(objection: Objection) -> Refused:
+    return Refused(code=objection.code, message=objection.message)

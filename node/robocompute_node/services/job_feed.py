@@ -38,6 +38,8 @@ ATTACH_SECONDS: Final = 15.0
 KEPT_SECONDS: Final = 600.0
 """How long the end waits for its acknowledgement: fetching large results takes a while."""
 
+NOT_LEASED: Final = Refused(code="not_leased", message="this agreement is not leased")
+
 Send = Callable[[Message], Awaitable[None]]
 
 
@@ -60,14 +62,18 @@ class JobFeed:
         attach = await hear(stream, JobMessage, timeout_s=ATTACH_SECONDS)
         if not isinstance(attach, Attach):
             raise RemoteProtocolError("a job stream begins with Attach")
+        never = self._lettings.never.get(attach.agreement)
+        if never is not None and never.payer_node == stream.peer:
+            await say(stream, NOT_LEASED)
+            return
         record = self._lettings.get(attach.agreement)
         if record is None or record.terms.payer_node != stream.peer:
             await say(
                 stream, Refused(code="unknown_agreement", message="no such agreement with you")
             )
             return
-        if record.state.phase in (ProviderPhase.ORDERED, ProviderPhase.NEVER_LEASED):
-            await say(stream, Refused(code="not_leased", message="this agreement is not leased"))
+        if record.state.phase is ProviderPhase.ORDERED:
+            await say(stream, NOT_LEASED)
             return
         try:
             await self._feed(stream, attach, record)
@@ -93,6 +99,8 @@ class JobFeed:
                     streams.start_soon(self._live_files, record.job_id, attach, send)
             ended = await self._lettings.ended(attach.agreement)
             telling.cancel_scope.cancel()
+        if ended is None:
+            return
         if ended.state.receipt is not None and ended.artifacts is not None:
             await send(Finished(artifacts=ended.artifacts, receipt=ended.state.receipt))
         answer = await hear_or_end(stream, JobMessage, timeout_s=KEPT_SECONDS)

@@ -14,11 +14,12 @@ import msgspec
 import trio
 
 from robocompute_node.core.slots import SlotTable, indices_of
+from robocompute_node.services.never_leased import NeverLeased
 from robocompute_node.store import Store, Table, Transaction
-from robocompute_protocol import leases, receipts, terms as rules
+from robocompute_protocol import leases, limits, receipts, terms as rules
 from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase, advance
 from robocompute_protocol.causes import Cause
-from robocompute_protocol.identifiers import AgreementId, Digest
+from robocompute_protocol.identifiers import AgreementId, ChannelId, Digest
 from robocompute_protocol.messages import LeaseTick, Signed, Terms
 from robocompute_protocol.money import Millis, format_amount
 from robocompute_protocol.steps import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from robocompute_node.services.blob_access import BlobAccess
     from robocompute_node.services.earnings import EarningRecord, Earnings
     from robocompute_node.services.job_runs import JobRun, JobRuns
+    from robocompute_node.services.quiet_time import QuietTime
     from robocompute_protocol.signing import SigningKey
 
 log = logging.getLogger(__name__)
@@ -117,6 +119,7 @@ class Lettings:
         runs: JobRuns,
         earnings: Earnings,
         access: BlobAccess,
+        quiet: QuietTime,
         *,
         slots: int,
     ) -> None:
@@ -127,6 +130,8 @@ class Lettings:
         self._runs = runs
         self._earnings = earnings
         self._access = access
+        self._quiet = quiet
+        self.never = NeverLeased(store, clock)
         self._nursery: trio.Nursery | None = None
         self._found: frozenset[AgreementId] = frozenset()
         """Agreements leased before this process began."""
@@ -162,19 +167,17 @@ class Lettings:
         """Set at the agreement's next change."""
         return self._changed.setdefault(agreement, trio.Event())
 
-    async def ended(self, agreement: AgreementId) -> LettingRecord:
-        """Return the agreement once it has a receipt or a never-leased statement."""
+    async def ended(self, agreement: AgreementId) -> LettingRecord | None:
+        """Return the agreement once it has a receipt; None once it will never be leased."""
         while True:
-            record = self._the(agreement)
-            if record.over:
+            record = self.get(agreement)
+            if record is None or record.over:
                 return record
             await self.changed(agreement).wait()
 
-    def never_leased(self, record: LettingRecord) -> Signed:
+    def never_leased(self, agreement: AgreementId, channel: ChannelId) -> Signed:
         """The statement that this agreement was not and will not be leased: the same each time."""
-        return receipts.sign_never_leased(
-            self._key, agreement=record.state.agreement, channel=record.terms.channel
-        )
+        return receipts.sign_never_leased(self._key, agreement=agreement, channel=channel)
 
     def summary(self) -> Mapping[str, object]:
         """JSON-ready: slots and jobs as they are."""
@@ -197,9 +200,14 @@ class Lettings:
     # --- changing -------------------------------------------------------------------------------
 
     def take_order(self, record: LettingRecord) -> None:
-        """Store an order, taken or declined for good, before anything is answered."""
+        """Store an order that is taken, before anything is answered."""
         with self._store.transaction() as txn:
             self._write(txn, record)
+
+    def decline(self, agreement: AgreementId, terms: Terms, why: str) -> None:
+        """Store that this agreement will never be leased, before anything is answered."""
+        with self._store.transaction() as txn:
+            self.never.keep(txn, agreement, terms.channel, terms.payer_node, why)
 
     def grant(self, agreement: AgreementId, earning: EarningRecord) -> LettingRecord:
         """Begin the lease: ledger, slots and first tick are one step."""
@@ -223,13 +231,14 @@ class Lettings:
         record = self._the(agreement)
         state, effects = advance(record.state, event)
         record = msgspec.structs.replace(record, state=state, **changes)
-        earning_changed = earning is not None
+        earning_changed, signed = earning is not None, False
         earning = earning or self._earnings.get(record.terms.channel)
         with self._store.transaction() as txn:
             for effect in effects:
                 match effect:
                     case SignTick():
-                        record = self._with_tick(record, effect)
+                        record, signed = self._with_tick(record, effect), True
+                        self._quiet.count(txn)
                     case CloseAllocation():
                         assert earning is not None
                         ledger = earning.ledger.close(agreement, effect.receipt, effect.amount)
@@ -240,6 +249,8 @@ class Lettings:
             self._write(txn, record)
             if earning is not None and earning_changed:
                 self._earnings.keep(txn, earning)
+        if signed:
+            self._quiet.mark()  # before the tick is sent: its caller does that
         for effect in effects:
             self._act(record, effect)
         self._changed.pop(agreement, trio.Event()).set()
@@ -247,7 +258,8 @@ class Lettings:
 
     def _with_tick(self, record: LettingRecord, effect: SignTick) -> LettingRecord:
         terms, now = record.terms, self._clock.now_ms()
-        left = Millis(record.state.started_ms + effect.prepaid_ms - now)
+        # However much is prepaid: what a restored node must wait out is bounded by this.
+        left = Millis(min(record.state.started_ms + effect.prepaid_ms - now, limits.MAX_TICK))
         window = leases.window(now_ms=now, left_ms=left, free_from_s=self._free_from_s(record))
         tick = leases.sign_tick(
             self._key,
@@ -269,24 +281,37 @@ class Lettings:
         return -(-max(ends, default=Millis(0)) // 1000)
 
     def _write(self, txn: Transaction, record: LettingRecord) -> None:
-        agreement = record.state.agreement
-        txn.put(LETTINGS, agreement, record)
-        if record.state.phase is not ProviderPhase.NEVER_LEASED:
+        agreement, terms = record.state.agreement, record.terms
+        done = self._is_done_with(record)
+        if record.state.phase is ProviderPhase.NEVER_LEASED:
+            self.never.keep(txn, agreement, terms.channel, terms.payer_node, record.state.detail)
+            txn.delete(LETTINGS, agreement)
+            txn.delete(JOBS, record.job_id.encode())
+        else:
+            txn.put(LETTINGS, agreement, record)
             txn.put(JOBS, record.job_id.encode(), agreement)
-        if self._is_done_with(record):
+        if done:
             txn.delete(LIVE, agreement)
-            self._records.pop(agreement, None)
         else:
             txn.put(LIVE, agreement, True)
+        txn.after(lambda: self._written(record, done=done))
+
+    def _written(self, record: LettingRecord, *, done: bool) -> None:
+        agreement = record.state.agreement
+        if done:
+            self._records.pop(agreement, None)
+        else:
             self._records[agreement] = record
         if record.over:
-            self.slots = self.slots.release(record.state.agreement)
+            self.slots = self.slots.release(agreement)
         else:
             self._take_slots(record)
 
     def _is_done_with(self, record: LettingRecord) -> bool:
-        phases = (ProviderPhase.KEPT, ProviderPhase.NEVER_LEASED)
-        return record.state.phase in phases and record.signed_until_ms < self._clock.now_ms()
+        if record.state.phase is ProviderPhase.NEVER_LEASED:
+            return True
+        kept = record.state.phase is ProviderPhase.KEPT
+        return kept and record.signed_until_ms < self._clock.now_ms()
 
     def _the(self, agreement: AgreementId) -> LettingRecord:
         record = self.get(agreement)

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 SEQUENCES: Final = Table("offer-sequences/1", int)
 ANNOUNCE_SECONDS: Final = 60.0
 """Between announcements of an unchanged offer: gossip loses messages, and 30 fit in a TTL."""
+NOTHING_SECONDS: Final = 1.0
+"""How soon an offer is announced once there is something to let."""
 PAGE_OFFERS: Final = 16
 """Offers on one page of the book: at most 16 times 16 KiB, which is one frame's limit."""
 MAX_PAGES: Final = 4_096
@@ -130,6 +132,8 @@ class Market:
 
     async def _announce(self, source: OfferSource) -> None:
         while True:
+            while source(Millis(0)) is None:  # noqa: ASYNC110 - many things may stand against it
+                await trio.sleep(NOTHING_SECONDS)
             offer = source(self._next_sequence())
             if offer is not None:
                 signed = sign_message(OFFER, self._key, codec.encode(offer))
@@ -141,6 +145,8 @@ class Market:
 
     async def withdraw(self, source: OfferSource) -> None:
         """Gossip a tombstone: nobody needs to ask a provider that is going away."""
+        if source(Millis(0)) is None:
+            return
         offer = source(self._next_sequence())
         if offer is None:
             return

@@ -6,12 +6,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from robocompute_node.core.matching import Match, explain_no_match, misfit, rank
+from robocompute_node.core.matching import PASSING, Match, explain_no_match, misfit, rank
 from robocompute_node.core.stake_policy import objection_to_stake
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.conversation import PeerRefused, expect, say
 from robocompute_protocol import limits
-from robocompute_protocol.errors import ChainError, RemoteProtocolError
+from robocompute_protocol.errors import ChainError, ChainRefused, RemoteProtocolError
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
@@ -131,7 +131,7 @@ class Matchmaking:
             try:
                 quote = await self._ask(provider, task)
             except PeerRefused as exc:
-                if exc.refused.code == "busy":
+                if exc.refused.code in PASSING:
                     busy += 1
                     continue
                 why = f"{to_base58(provider)} refused: {exc}"
@@ -142,6 +142,8 @@ class Matchmaking:
                 continue
             except RemoteProtocolError as exc:
                 why = f"{to_base58(provider)} is not to be trusted: {exc}"
+            except ChainRefused as exc:
+                why = f"the stake of {to_base58(provider)} cannot be read: {exc}"
             except ChainError as exc:
                 busy += 1
                 log.warning("a provider's stake cannot be looked up: %s", exc)
@@ -189,6 +191,12 @@ class Matchmaking:
             quote = await expect(stream, AgreementMessage, Quote, timeout_s=QUOTE_SECONDS)
         if quote.mint != request.mint:
             raise RemoteProtocolError("a quote in another mint than asked for")
+        longest = self._config.client.max_challenge_s
+        if quote.min_challenge_s > longest:
+            raise RemoteProtocolError(
+                f"it wants money locked for {quote.min_challenge_s} s after a close; at most "
+                f"{longest} s are allowed by [client] max_challenge_s"
+            )
         await self._check_stake(provider, quote)
         return quote
 

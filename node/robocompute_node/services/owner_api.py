@@ -38,6 +38,7 @@ from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
+    from robocompute_node.api.port import MoneyApi
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
     from robocompute_node.executor.port import BlobStore
@@ -68,7 +69,10 @@ class Parts:
     channels: ChannelKeeper
     rentals: Rentals
     provider_status: Callable[[], Mapping[str, object]]
+    waits_for: Callable[[], str]
+    """What of the chain is missing, in words; "" while it answers."""
     version: str
+    money: MoneyApi
 
 
 class OwnerApi:
@@ -76,6 +80,7 @@ class OwnerApi:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.money = parts.money
         self._started_ms = parts.clock.now_ms()
 
     # --- node and market ------------------------------------------------------------------------
@@ -94,6 +99,7 @@ class OwnerApi:
             "chain": {
                 "rpc_url": parts.config.chain.rpc_url,
                 "program_id": to_base58(parts.config.chain.program_id),
+                "waits_for": parts.waits_for(),
             },
             "wallet_address": to_base58(parts.wallet),
             "provider": dict(parts.provider_status()),

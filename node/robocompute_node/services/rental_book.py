@@ -100,6 +100,12 @@ class RentalBook:
             record for record in self._records.values() if record.state.phase is ClientPhase.LOST
         )
 
+    def unfetched(self) -> tuple[RentalRecord, ...]:
+        """Agreements with a receipt whose results are not all here."""
+        return tuple(
+            record for record in self._records.values() if record.state.phase is ClientPhase.ENDED
+        )
+
     def changed(self, agreement: AgreementId) -> trio.Event:
         """Set at the agreement's next change."""
         return self._changed.setdefault(agreement, trio.Event())

@@ -65,6 +65,9 @@ MAX_FAULTS: Final = 5
 """Breaches of the protocol in one conversation before a provider is given up."""
 ORDER_SECONDS: Final = 60.0
 """An order waits for its channel's confirmation at most half of this on the provider's side."""
+WAIT_WITHIN_MS: Final = 300_000
+"""A provider may answer an order or a cancel with "wait" for this long: a channel is confirmed or a
+job stopped within seconds, and large results are collected in minutes."""
 PAY_SECONDS: Final = 10.0
 """A voucher that is not answered by then is sent again."""
 FINALITY_SECONDS: Final = 1.0
@@ -140,6 +143,8 @@ class RentalLink:
         self._fed_ms = clock.now_ms()
         self._feed_opened_ms: Millis | None = None
         self._ended_ms: Millis | None = None
+        self._waited_in: ClientPhase | None = None
+        self._waited_since_ms = Millis(0)
         self._fetching = False
 
     @property
@@ -167,6 +172,17 @@ class RentalLink:
     def _heard(self) -> None:
         self.heard_ms = self._clock.now_ms()
         self._channels.seen(self.record.terms.channel)
+
+    def _waits_for_ever(self) -> bool:
+        """Whether the provider asked for patience for longer than what it does can take.
+
+        From then on it counts as silent: after the horizon the first voucher is written off, the
+        task is its owner's again, and the channel may be closed as a lost provider's.
+        """
+        phase, now = self.record.state.phase, self._clock.now_ms()
+        if phase is not self._waited_in:
+            self._waited_in, self._waited_since_ms = phase, now
+        return now - self._waited_since_ms > WAIT_WITHIN_MS
 
     async def _persist(
         self, what: str, talk: Callable[[], Awaitable[bool]], *, while_: tuple[ClientPhase, ...]
@@ -224,7 +240,8 @@ class RentalLink:
     async def _take_answer(self, stream: FrameStream) -> bool:
         while True:
             answer = await hear(stream, AgreementMessage, timeout_s=ORDER_SECONDS)
-            self._heard()
+            if not isinstance(answer, Waiting) or not self._waits_for_ever():
+                self._heard()
             match answer:
                 case Waiting():
                     self._sink.stage(

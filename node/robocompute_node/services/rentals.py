@@ -14,11 +14,14 @@ import msgspec
 import trio
 
 from robocompute_node.api.port import InsufficientFunds, NoProvider, TaskStatus, TaskView
+from robocompute_node.core.matching import PASSING
 from robocompute_node.core.tasks import TaskRecord, end_message
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
 from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
+from robocompute_node.services.output_proof import objection_to_output
+from robocompute_node.services.reclaiming import Reclaiming
 from robocompute_node.services.rental_link import RentalLink
 from robocompute_node.services.task_ends import TaskEnds
 from robocompute_node.services.task_sink import TaskSink
@@ -26,11 +29,16 @@ from robocompute_node.services.voucher_sync import VoucherSync
 from robocompute_protocol import codec, limits, terms as rules
 from robocompute_protocol.agreement import ClientPhase
 from robocompute_protocol.causes import Cause
-from robocompute_protocol.errors import ChainError, RemoteProtocolError, RoboComputeError
+from robocompute_protocol.errors import (
+    ChainError,
+    ChainRefused,
+    RemoteProtocolError,
+    RoboComputeError,
+)
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.messages import Manifest, Receipt, Terms
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
-from robocompute_protocol.steps import HorizonPassed, ResultsStored
+from robocompute_protocol.steps import HorizonPassed
 
 if TYPE_CHECKING:
     from robocompute_node.clocks import Clock
@@ -51,10 +59,11 @@ HORIZON_POLL_SECONDS: Final = 0.5
 """How soon a passed horizon is noticed."""
 TELL_UPLOAD_SECONDS: Final = 0.25
 """Between words about an upload's progress: each is an event in the task's log."""
-RECLAIM_SECONDS: Final = 10.0
-"""Between tries to reach a provider that was lost: its receipt turns what was promised to credit."""
-RECLAIM_ANSWER_SECONDS: Final = 30.0
-"""A lost provider that has not answered by then is asked again later."""
+RACES: Final = frozenset({6017, 6018, 6020})
+"""The program is paused, another channel took the nonce, or the channel is closing: it may be
+otherwise at the next try, which looks anew. No other refusal goes away by itself."""
+LEDGERS_DIFFER: Final = frozenset({"closed_unknown", "voucher_conflict", "voucher_lowered"})
+"""Refusals of a provider whose books of the channel are older than ours: it was restored."""
 RESULTS_LOST: Final = "RESULTS_LOST"
 """The job ended, but its provider went away before its output and results were all here."""
 
@@ -92,6 +101,7 @@ class Rentals:
         self._ends = TaskEnds(tasks, clock)
         self._nursery: trio.Nursery | None = None
         self._sync = VoucherSync(network, channels, book)
+        self._reclaiming = Reclaiming(clock, tasks, book, self._link)
 
     def begin(self, task_id: str) -> None:
         """Drive a task that was just stored."""
@@ -114,7 +124,7 @@ class Rentals:
             self._nursery = nursery
             for task in self._tasks.unfinished():
                 nursery.start_soon(self._drive, task.task_id)
-            nursery.start_soon(self._reclaim)
+            nursery.start_soon(self._reclaiming.run)
             task_status.started()
             await trio.sleep_forever()
         raise AssertionError("unreachable")
@@ -172,14 +182,13 @@ class Rentals:
             self._matchmaking.away(found.match.offer.provider)
         except* (PeerRefused, RemoteProtocolError) as exc:
             refusal = _first(exc)
-            if refusal.details.get("code") != "busy":  # busy: others came first during the upload
+            if refusal.details.get("code") not in PASSING:  # busy: others came first meanwhile
                 log.warning("provider left out after the quote: %s", refusal)
                 self._avoid(task, found.match.offer.provider)
         except* InsufficientFunds as exc:
             self._ends.fail(task.task_id, _first(exc))
         except* ChainError as exc:
-            self._stage(task.task_id, "funding", f"the chain is busy: {_first(exc)}")
-            await trio.sleep(LOOK_AGAIN_SECONDS)
+            await self._not_funded(task, _first(exc))
         else:
             if (
                 channel is not None
@@ -190,6 +199,15 @@ class Rentals:
             ):
                 return self._place(task, renewed, channel)
         return None
+
+    async def _not_funded(self, task: TaskRecord, error: RoboComputeError) -> None:
+        """Try again after a busy chain; after a refusal only where another try is another request."""
+        race = isinstance(error, ChainRefused) and error.number in RACES
+        if isinstance(error, ChainRefused) and not race:
+            self._ends.fail(task.task_id, error)
+            return
+        self._stage(task.task_id, "funding", f"the chain is busy: {error}")
+        await trio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _not_matched(self, task: TaskRecord, found: NotMatched) -> None:
         for provider in found.failed:
@@ -331,7 +349,7 @@ class Rentals:
                 else:
                     await link.cancel(link.record.state.reason or "cancelled")
             nursery.cancel_scope.cancel()
-        self._conclude(task_id, self._write_off(self._book.get(agreement)))
+        await self._conclude(task_id, self._write_off(self._book.get(agreement)))
 
     def _write_off(self, rental: RentalRecord) -> RentalRecord:
         """An agreement that is left open is a lost one: it is asked about until it is settled."""
@@ -372,11 +390,11 @@ class Rentals:
         self._book.apply(link.record.state.agreement, HorizonPassed())
         scope.cancel()
 
-    def _conclude(self, task_id: str, rental: RentalRecord) -> None:
+    async def _conclude(self, task_id: str, rental: RentalRecord) -> None:
         task = self._tasks.get(task_id)
         state = rental.state
         if state.receipt is not None:
-            self._conclude_with_receipt(task, rental)
+            await self._conclude_with_receipt(task, rental)
         elif state.phase is ClientPhase.NEVER_LEASED:
             if task.cancel_requested:
                 self._ends.end(
@@ -385,7 +403,11 @@ class Rentals:
             else:
                 if state.reason == "":  # not said why: it may be over soon
                     self._matchmaking.away(rental.provider)
-                elif state.reason != "busy":  # busy: somebody else was quicker
+                elif state.reason in LEDGERS_DIFFER and self._channels.give_up_used(
+                    rental.terms.channel
+                ):
+                    log.warning("the provider lost its books of the channel: another is opened")
+                elif state.reason not in PASSING:  # busy: somebody else was quicker
                     self._avoid(task, rental.provider)
                 self._tasks.update(task_id, agreement=None, provider=None, price_per_hour=None)
         else:
@@ -405,7 +427,7 @@ class Rentals:
                 + "; run it again to have it elsewhere",
             )
 
-    def _conclude_with_receipt(self, task: TaskRecord, rental: RentalRecord) -> None:
+    async def _conclude_with_receipt(self, task: TaskRecord, rental: RentalRecord) -> None:
         signed = rental.state.receipt
         assert signed is not None
         receipt = codec.decode(Receipt, signed.body, limit=limits.MAX_FRAME_BYTES)
@@ -417,8 +439,12 @@ class Rentals:
             cost=receipt.amount,
             held=MicroUnits(0),
         )
+        objection = await objection_to_output(self._tasks.log(task.task_id), receipt)
         if not fetched:
             message += "; the provider went away before all results were fetched"
+        elif objection is not None:
+            log.warning("task %s: %s", task.task_id, objection)
+            message += f"; {objection}"
         self._ends.end(
             task,
             receipt.cause,
@@ -429,45 +455,6 @@ class Rentals:
             receipt=signed,
             error="" if fetched else RESULTS_LOST,
             artifacts=receipt.artifacts if fetched else None,
-        )
-
-    # --- money that is held by lost providers -----------------------------------------------------
-
-    async def _reclaim(self) -> None:
-        while True:
-            await trio.sleep(RECLAIM_SECONDS)
-            async with trio.open_nursery() as nursery:
-                for rental in self._book.lost():
-                    nursery.start_soon(self._ask_lost, rental)
-
-    async def _ask_lost(self, rental: RentalRecord) -> None:
-        try:
-            with trio.move_on_after(RECLAIM_ANSWER_SECONDS):
-                await self._link(rental).try_cancel()
-        except* RoboComputeError as exc:
-            log.debug("lost provider still away: %s", _first(exc))
-        self._came_back(self._book.get(rental.state.agreement))
-
-    def _came_back(self, rental: RentalRecord) -> None:
-        signed = rental.state.receipt
-        if rental.state.phase is ClientPhase.NEVER_LEASED:
-            message = "the provider came back and never began it; all of it is credit with it"
-            self._tasks.update(rental.task_id, message=message, prepaid=MicroUnits(0))
-        if rental.state.phase is not ClientPhase.ENDED or signed is None:
-            return
-        self._book.apply(rental.state.agreement, ResultsStored())
-        receipt = codec.decode(Receipt, signed.body, limit=limits.MAX_FRAME_BYTES)
-        self._tasks.update(
-            rental.task_id,
-            receipt=signed,
-            cost=receipt.amount,
-            message=end_message(
-                receipt.cause,
-                exit_code=receipt.exit_code,
-                detail="the provider came back; what was not used is credit with it",
-                cost=receipt.amount,
-                held=MicroUnits(0),
-            ),
         )
 
     # --- what the owner sees --------------------------------------------------------------------

@@ -71,7 +71,7 @@ class TaskBook:
         """Like ``update``, in the caller's transaction."""
         record = msgspec.structs.replace(self.get(task_id), **changes)
         txn.put(TASKS, task_id.encode(), record)
-        self._records[task_id] = record
+        txn.after(lambda: self._records.__setitem__(task_id, record))
 
     def enter_stage(self, task_id: str, stage: str, detail: str) -> None:
         """Say where the task is, to whoever follows it; a repeat says nothing."""

@@ -1,0 +1,122 @@
+"""What a provider said it will never lease: kept for as long as the order could come again.
+
+An order is signed over its channel, and nothing is leased on a channel that is not on chain. So a
+statement may be forgotten once its channel is finally gone, or did not appear for as long as the
+longest challenge; until then the order is answered with the same statement, whoever restarted.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import msgspec
+import trio
+
+from robocompute_node.store import Store, Table, Transaction
+from robocompute_protocol.errors import ChainError
+from robocompute_protocol.identifiers import AgreementId, ChannelId, NodeKey
+from robocompute_protocol.money import Millis
+from robocompute_settlement.port import Commitment
+
+if TYPE_CHECKING:
+    from robocompute_node.clocks import Clock
+    from robocompute_settlement.port import Settlement
+
+log = logging.getLogger(__name__)
+
+MAX_NEVER: Final = 65_536
+"""Statements kept: about ten megabytes."""
+MAX_NEVER_A_PEER: Final = 256
+"""Statements kept for one client's key: four times the open agreements a channel carries."""
+KEPT_MS: Final = Millis(30 * 86_400_000)
+"""The longest challenge the program allows."""
+FORGET_SECONDS: Final = 3_600.0
+"""Between looks for statements to forget."""
+LOOKS_AT_ONCE: Final = 64
+"""Channels looked up in one go: an account read each."""
+
+
+class NeverLeasing(msgspec.Struct, frozen=True, kw_only=True):
+    """An agreement that was not and will not be leased."""
+
+    channel: ChannelId
+    payer_node: NodeKey
+    reason: str
+    since_ms: Millis
+
+
+NEVER: Final = Table("never-leased/1", NeverLeasing)
+
+
+class NeverLeased:
+    """All statements of this provider that can still be asked for."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        store.declare(NEVER)
+        self._records = {AgreementId(key): record for key, record in store.all(NEVER)}
+        self._of_peer: dict[NodeKey, int] = {}
+        for record in self._records.values():
+            self._count(record.payer_node, 1)
+
+    def get(self, agreement: AgreementId) -> NeverLeasing | None:
+        return self._records.get(agreement)
+
+    def has_room(self, peer: NodeKey) -> bool:
+        """Whether one more can be promised to ``peer``."""
+        return len(self._records) < MAX_NEVER and self._of_peer.get(peer, 0) < MAX_NEVER_A_PEER
+
+    def keep(
+        self, txn: Transaction, agreement: AgreementId, channel: ChannelId, peer: NodeKey, why: str
+    ) -> None:
+        """Decide for ever, in the caller's transaction. Repeatable: the first decision stays."""
+        if agreement in self._records:
+            return
+        record = NeverLeasing(
+            channel=channel, payer_node=peer, reason=why, since_ms=self._clock.now_ms()
+        )
+        txn.put(NEVER, agreement, record)
+        txn.after(lambda: self._kept(agreement, record))
+
+    def _kept(self, agreement: AgreementId, record: NeverLeasing) -> None:
+        self._records[agreement] = record
+        self._count(record.payer_node, 1)
+
+    def _count(self, peer: NodeKey, change: int) -> None:
+        left = self._of_peer.get(peer, 0) + change
+        if left > 0:
+            self._of_peer[peer] = left
+        else:
+            self._of_peer.pop(peer, None)
+
+    async def run(
+        self,
+        chain: Settlement,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> NoReturn:
+        """Forget what can not be asked for any more, until cancelled."""
+        task_status.started()
+        while True:
+            try:
+                await self._forget(chain)
+            except ChainError as exc:
+                log.info("old refusals are kept for now: %s", exc)
+            await trio.sleep(FORGET_SECONDS)
+
+    async def _forget(self, chain: Settlement) -> None:
+        now = self._clock.now_ms()
+        old = [
+            (agreement, record)
+            for agreement, record in self._records.items()
+            if now - record.since_ms > KEPT_MS
+        ]
+        for agreement, record in old[:LOOKS_AT_ONCE]:
+            if await chain.channel(record.channel, at=Commitment.FINALIZED) is not None:
+                continue
+            with self._store.transaction() as txn:
+                txn.delete(NEVER, agreement)
+            del self._records[agreement]
+            self._count(record.payer_node, -1)

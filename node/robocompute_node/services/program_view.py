@@ -1,0 +1,98 @@
+"""The settlement program, and a provider's own stake in it, as the chain last showed them.
+
+A node starts without them: while the chain is out it goes on with what runs, says what it waits
+for, and lets nothing new.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import trio
+
+from robocompute_node.core.deployment_policy import objection_to_deployment
+from robocompute_protocol.errors import ChainError, ChainRefused, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robocompute_protocol.identifiers import Address, Digest
+    from robocompute_settlement.port import ConfigView, Settlement, StakeView
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS: Final = 30.0
+"""Between looks at Config and stake: a stake that another key took over must be noticed well within
+the 300 s for which the old key's ticks count."""
+AGAIN_SECONDS: Final = 2.0
+"""Between looks before the first answer."""
+
+
+class ProgramView:
+    """What is known of the deployment this node is paid through."""
+
+    def __init__(
+        self,
+        chain: Settlement,
+        wallet: Address,
+        mint: Address,
+        *,
+        genesis: Callable[[], Digest | None],
+        told: Callable[[ProgramView], None] = lambda _view: None,
+    ) -> None:
+        """Prepare; nothing is asked yet.
+
+        Args:
+            chain: the chain.
+            wallet: whose stake this is.
+            mint: what jobs are paid in.
+            genesis: the chain's genesis hash, as far as it is known.
+            told: called after each answer of the chain.
+        """
+        self._chain = chain
+        self._wallet = wallet
+        self._mint = mint
+        self._genesis = genesis
+        self._told = told
+        self.config: ConfigView | None = None
+        self.stake: StakeView | None = None
+        self.waits_for = "the chain's first answer"
+        """What is missing, in words; "" while the chain answers."""
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Ask from time to time until cancelled. Started after the first try, whatever it brought.
+
+        Raises:
+            ConfigError: what is deployed is not safe to be paid through on this chain.
+        """
+        await self._look()
+        task_status.started()
+        while True:
+            await trio.sleep(AGAIN_SECONDS if self.config is None else REFRESH_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            config = await self._chain.config()
+            stake = await self._chain.stake_of(self._wallet, self._mint)
+        except ChainRefused as exc:
+            self._missing(f"a chain with the settlement program: {exc}")
+        except ChainError as exc:
+            self._missing(f"the chain: {exc}")
+        else:
+            genesis = self._genesis()
+            objection = None if genesis is None else objection_to_deployment(genesis, config)
+            if objection is not None:
+                raise ConfigError(objection)
+            if self.waits_for and self.config is not None:
+                log.info("the chain answers again")
+            self.config, self.stake, self.waits_for = config, stake, ""
+            self._told(self)
+
+    def _missing(self, what: str) -> None:
+        if self.waits_for != what:
+            log.warning("waiting for %s", what)
+        self.waits_for = what
