@@ -77,9 +77,11 @@ def refused(world: World, *calls: Instruction, signers: tuple[Keypair, ...] = ()
     return answer
 
 
-def where_refused(world: World, *calls: Instruction) -> int | None:
+def where_refused(
+    world: World, *calls: Instruction, signers: tuple[Keypair, ...] = ()
+) -> int | None:
     """Index of the instruction that failed; None where all went well."""
-    result = world.send(*calls)
+    result = world.send(*calls, signers=signers)
     if not isinstance(result, FailedTransactionMetadata):
         return None
     index = getattr(result.err(), "index", None)

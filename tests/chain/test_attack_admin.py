@@ -226,3 +226,77 @@ def test_a_changed_treasury_gets_what_is_swept_from_then_on_and_no_more(world: W
     world.ok(world.sweep_fees(balance, treasury_balance=there))
     assert world.read_balance(heir.pubkey()).available == 25_000
     assert world.read_balance(world.treasury.pubkey()).available == 25_000
+
+
+# The hand-over
+
+
+def hand_over(world: World, heir: Keypair) -> None:
+    world.ok(world.propose_admin(heir.pubkey()), signers=(world.admin,))
+    world.ok(world.accept_admin(heir.pubkey()), signers=(heir,))
+
+
+def test_an_offer_makes_nobody_admin_until_it_is_accepted(world: World) -> None:
+    heir = rich(world)
+    world.ok(world.propose_admin(heir.pubkey()), signers=(world.admin,))
+    change = world.update_config(by=heir.pubkey())
+    assert refused(world, change, signers=(heir,)) == "NotAuthorized"
+    propose = world.propose_admin(heir.pubkey(), admin=heir.pubkey())
+    assert refused(world, propose, signers=(heir,)) == "NotAuthorized"
+    world.ok(world.update_config(), signers=(world.admin,))
+
+
+def test_only_who_it_was_offered_to_accepts_and_must_sign(world: World) -> None:
+    heir, thief = rich(world), rich(world)
+    for nobody in (thief, world.admin, world.treasury, world.upgrade_authority):
+        call = world.accept_admin(nobody.pubkey())
+        assert refused(world, call, signers=(nobody,)) == "NotAuthorized"
+    world.ok(world.propose_admin(heir.pubkey()), signers=(world.admin,))
+    for nobody in (thief, world.admin, world.treasury, world.upgrade_authority):
+        call = world.accept_admin(nobody.pubkey())
+        assert refused(world, call, signers=(nobody,)) == "NotAuthorized"
+    call = world.accept_admin(heir.pubkey())
+    metas = [type(one)(one.pubkey, False, one.is_writable) for one in call.accounts]
+    unsigned = type(call)(call.program_id, bytes(call.data), metas)
+    assert refused(world, unsigned) == "MissingSignature"
+
+
+def test_no_offer_is_not_an_offer_to_the_zero_key(world: World) -> None:
+    """Nobody signs for it; that alone keeps the seat from being taken while nothing is offered."""
+    call = world.accept_admin(Pubkey.default())
+    metas = [type(one)(one.pubkey, False, one.is_writable) for one in call.accounts]
+    unsigned = type(call)(call.program_id, bytes(call.data), metas)
+    assert refused(world, unsigned) == "MissingSignature"
+
+
+def test_an_offer_taken_back_or_replaced_cannot_be_accepted(world: World) -> None:
+    first, second = rich(world), rich(world)
+    for instead in (Pubkey.default(), second.pubkey()):
+        world.ok(world.propose_admin(first.pubkey()), signers=(world.admin,))
+        world.ok(world.propose_admin(instead), signers=(world.admin,))
+        call = world.accept_admin(first.pubkey())
+        assert refused(world, call, signers=(first,)) == "NotAuthorized"
+
+
+def test_an_admin_that_handed_over_has_no_power_left_and_no_offer_of_its_own_stands(
+    world: World,
+) -> None:
+    heir = rich(world)
+    hand_over(world, heir)
+    assert (world.read_config().admin, world.read_config().pending_admin) == (
+        heir.pubkey(),
+        Pubkey.default(),
+    )
+    for call in (world.update_config(), world.propose_admin(world.admin.pubkey())):
+        assert refused(world, call, signers=(world.admin,)) == "NotAuthorized"
+    again = world.accept_admin(heir.pubkey())
+    assert refused(world, again, signers=(heir,)) == "NotAuthorized"
+    world.ok(world.update_config(by=heir.pubkey(), fee_bps=1), signers=(heir,))
+
+
+def test_a_hand_over_changes_nothing_but_the_admin(world: World) -> None:
+    before = world.data(world.config) or b""
+    heir = rich(world)
+    hand_over(world, heir)
+    after = world.data(world.config) or b""
+    assert after == before[:8] + bytes(heir.pubkey()) + before[40:]

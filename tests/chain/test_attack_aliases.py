@@ -34,12 +34,12 @@ class Scene:
     def books(self) -> dict[str, int]:
         """What no alias may change: the sum of the books, and of all tokens there are."""
         world = self.world
-        owners = [self.payer.address, self.payee.address, world.treasury.pubkey()]
+        owners = [user.address for user in world.users] + [world.treasury.pubkey()]
         channels = [self.channel.address, self.closing.address]
         channels.append(world.channel_address(self.payer.address, self.payee.address, 2))
         inside = booked(world, owners, channels, world.mint)
         held = world.tokens(world.vault())
-        outside = sum(world.tokens(one.tokens) for one in (self.payer, self.payee))
+        outside = sum(world.tokens(one.tokens) for one in world.users)
         return {"surplus": held - inside, "tokens": held + outside}
 
     def shares(self) -> dict[Pubkey, int]:
@@ -71,9 +71,16 @@ def scene() -> Scene:
     channel = world.channel(payer, payee, deposit=1_000)
     world.settled(channel, 400)
     world.ok(world.request_close(closing), signers=(payer.key,))
-    world.set_time(NOW + 30 * 86_400)
+    world.ok(world.propose_admin(payer.address), signers=(world.admin,))
     check = ed25519_instruction(world.voucher(channel, 700))
     fresh = world.user()
+    cheat = world.provider(1_000)
+    now = NOW + 30 * 86_400
+    sold = ed25519_instruction(
+        *(cheat.lease(user.address, now - 9, now + 9) for user in (payer, payee))
+    )
+    world.ok(world.unstake(payee, 50), signers=(payee.key,))
+    world.set_time(now)
     calls = {
         "deposit": (world.deposit(payer, 7),),
         "withdraw": (world.withdraw(payer, 7),),
@@ -92,6 +99,15 @@ def scene() -> Scene:
             world.sweep_fees(*map(world.balance_address, (payer.address, payee.address))),
         ),
         "update_config": (world.update_config(),),
+        "unstake": (world.unstake(payer, 7),),
+        "claim_unbonded": (world.claim_unbonded(payee),),
+        "rotate_key": (world.rotate_key(payer, payee.address),),
+        "slash": (
+            sold,
+            world.slash(cheat, payer.address, payee.address, reporter=payee.address),
+        ),
+        "propose_admin": (world.propose_admin(payee.address),),
+        "accept_admin": (world.accept_admin(payer.address),),
     }
     return Scene(world, payer, payee, channel, closing, calls)
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from attack_books import fund, refused, rewrite
 from settlement_layouts import NOW, U64, ed25519_instruction
+from solders.keypair import Keypair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from settlement_world import World
     from solders.instruction import Instruction
-    from solders.keypair import Keypair
     from solders.pubkey import Pubkey
 
 I64 = 2**63 - 1
@@ -92,6 +92,23 @@ def stake(world: World) -> Edge:
     return Edge((world.stake(user, 9),), (user.key,), "stake", address, "bonded", 9)
 
 
+def unstake(world: World) -> Edge:
+    provider = world.provider()
+    key = provider.user.key
+    return Edge(
+        (world.unstake(provider.user, 9),), (key,), "stake", provider.stake, "unbonding", 9
+    )
+
+
+def claim_unbonded(world: World) -> Edge:
+    provider = world.provider()
+    user = provider.user
+    world.ok(world.unstake(user, 9), signers=(user.key,))
+    world.set_time(NOW + 10**7)
+    call = world.claim_unbonded(user)
+    return balance_edge(world, user.address, "available", 9, call, signers=(user.key,))
+
+
 def owing(world: World) -> Pubkey:
     channel = world.channel(world.depositor(), world.depositor(0))
     world.settled(channel, 1_000)
@@ -125,8 +142,8 @@ def request_close(world: World) -> Edge:
 
 
 EDGES = [
-    deposit, settle_pay, settle_fee, close_by_payee, finalize_close, top_up, stake, sweep_payee,
-    sweep_treasury, sweep_sum, request_close,
+    deposit, settle_pay, settle_fee, close_by_payee, finalize_close, top_up, stake, unstake,
+    claim_unbonded, sweep_payee, sweep_treasury, sweep_sum, request_close,
 ]  # fmt: skip
 NAMES = [one.__name__ for one in EDGES]
 
@@ -215,6 +232,29 @@ def test_a_clock_at_its_end_or_before_the_epoch_closes_nothing_early(world: Worl
     assert closing.close_at == -1_000 + closing.challenge_s
     world.set_time(closing.close_at - 1)
     assert refused(world, world.finalize_close(channel)) == "ChallengeNotOver"
+
+
+def test_a_clock_at_its_end_lets_nothing_unbond_or_rotate_early(world: World) -> None:
+    provider = world.provider()
+    user = provider.user
+    unbond_s = world.read_config().unbond_s
+    for now in (I64, I64 - unbond_s + 1):
+        world.set_time(now)
+        assert refused(world, world.unstake(user, 1), signers=(user.key,)) == "Overflow"
+    world.ok(world.rotate_key(user, Keypair().pubkey()), signers=(user.key,))
+    call = world.rotate_key(user, Keypair().pubkey())
+    assert refused(world, call, signers=(user.key,)) == "Overflow"
+
+
+def test_times_before_the_epoch_prove_nothing(world: World) -> None:
+    provider = world.provider()
+    first, second, reporter = (world.depositor(0) for _ in range(3))
+    world.ok(world.sweep_fees())
+    world.set_time(-(2**63))
+    leases = [provider.lease(one.address, -(2**63), 0) for one in (first, second)]
+    call = world.slash(provider, first.address, second.address, reporter=reporter.address)
+    answer = refused(world, ed25519_instruction(*leases), call, signers=(reporter.key,))
+    assert answer == "Overflow"
 
 
 def test_lamports_that_do_not_fit_leave_the_channel_as_it_is(world: World) -> None:
