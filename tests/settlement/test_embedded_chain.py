@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from settlement_chains import ChainWorld, Person, deposit
-from solders.pubkey import Pubkey
 
 from robocompute_protocol.errors import ChainBusy, ChainRefused
 from robocompute_protocol.identifiers import to_base58
 from robocompute_protocol.money import MicroUnits
-from robocompute_settlement.embedded.genesis import token_account
-from robocompute_settlement.embedded.storage import pack_account
 from robocompute_settlement.port import Commitment
 from robocompute_settlement.subscriptions import Subscriptions
 
@@ -176,30 +172,20 @@ async def test_a_frozen_token_account_is_refused_and_a_donation_is_no_alarm(
     async with world.adapter(person) as wallet:
         await wallet.deposit_wallet(mint=world.usdc, amount=AMOUNT)
         vault = wallet.addresses.vault(world.usdc)
-        held = token_account(
-            Pubkey.from_bytes(world.usdc),
-            Pubkey.from_bytes(wallet.addresses.vault_authority),
-            AMOUNT + 1,
-        )
-        set_account(world, vault, pack_account(held))
+        world.call("embeddedDonate", to_base58(vault), {"tokens": 1})
         assert await wallet.vault_tokens(world.usdc) == AMOUNT + 1
         await wallet.withdraw_wallet(
             mint=world.usdc, amount=MicroUnits(1), destination=person.address
         )
-        frozen = bytearray(pack_account(held))
-        frozen[-165 + 108] = 2
-        set_account(world, vault, bytes(frozen))
+        world.call("embeddedFreeze", to_base58(vault))
         with pytest.raises(ChainRefused):
             await wallet.withdraw_wallet(
                 mint=world.usdc, amount=MicroUnits(1), destination=person.address
             )
-
-
-def set_account(world: ChainWorld, address: bytes, packed: bytes) -> None:
-    answer = world.call(
-        "embeddedSetAccount", to_base58(address), base64.b64encode(packed).decode()
-    )
-    assert answer["result"] is None
+        world.call("embeddedFreeze", to_base58(vault), False)
+        await wallet.withdraw_wallet(
+            mint=world.usdc, amount=MicroUnits(1), destination=person.address
+        )
 
 
 # --- subscriptions -------------------------------------------------------------------------------
@@ -209,7 +195,7 @@ async def test_a_subscription_tells_of_a_change_and_outlives_a_restart(
     own_world: ChainWorld, nursery: trio.Nursery
 ) -> None:
     world, person = own_world, own_world.person()
-    subscriptions = Subscriptions(world.ws_url)
+    subscriptions = Subscriptions((world.ws_url,))
     nursery.start_soon(subscriptions.run)
     async with world.adapter(person) as wallet:
         with subscriptions.account(person.address) as watch:

@@ -115,7 +115,7 @@ def test_solana_py_reads_what_its_tools_show(
     assert shown is not None
     assert shown.transaction.meta is not None
     assert shown.transaction.meta.err is None
-    assert shown.transaction.meta.fee == 5_000
+    assert shown.transaction.meta.fee >= 5_000
     assert shown.transaction.meta.inner_instructions
     assert any("success" in line for line in shown.transaction.meta.log_messages or [])
     spelled = client.get_transaction(signature, encoding="jsonParsed").value
@@ -196,18 +196,28 @@ def test_a_bad_signature_and_an_unknown_blockhash_are_refused(own_world: ChainWo
     world, sender = own_world, own_world.person()
     wire = bytearray(base64.b64decode(signed_transfer(world, sender, 5)))
     wire[10] ^= 1
-    options = {"encoding": "base64", "skipPreflight": True}
-    bad = world.call("sendTransaction", base64.b64encode(wire).decode(), options)
-    assert bad["error"]["code"] == -32003
+    bad = base64.b64encode(wire).decode()
     old = signed_transfer(world, sender, 5, to_base58(local_seed("no-such-block")))
-    refused = world.call("sendTransaction", old, options)
-    assert refused["error"]["data"]["err"] == "BlockhashNotFound"
+    looked_at = {"encoding": "base64", "preflightCommitment": "confirmed"}
+    for refused, error in ((bad, "SignatureFailure"), (old, "BlockhashNotFound")):
+        answer = world.call("sendTransaction", refused, looked_at)["error"]
+        assert (answer["code"], answer["data"]["err"]) == (-32002, error)
+        # Unseen, a node passes anything on, and no block takes it.
+        unseen = {**looked_at, "skipPreflight": True}
+        signature = world.call("sendTransaction", refused, unseen)["result"]
+        assert world.call("getSignatureStatuses", [signature])["result"]["value"] == [None]
+    assert balance_of(world, sender) == LAMPORTS
+
+
+def balance_of(world: ChainWorld, person: Person) -> int:
+    answer = world.call("getBalance", to_base58(person.address), {"commitment": "confirmed"})
+    return int(answer["result"]["value"])
 
 
 def test_a_blockhash_expires_after_a_hundred_and_fifty_slots(own_world: ChainWorld) -> None:
     world, sender = own_world, own_world.person()
     early, late = signed_transfer(world, sender, 5), signed_transfer(world, sender, 6)
-    options = {"encoding": "base64"}
+    options = {"encoding": "base64", "preflightCommitment": "confirmed"}
     world.call("embeddedSkip", 50)
     assert "result" in world.call("sendTransaction", early, options)
     world.call("embeddedSkip", 11)
@@ -220,7 +230,7 @@ def test_a_blockhash_expires_after_a_hundred_and_fifty_slots(own_world: ChainWor
         {"method": "getBalance", "params": ["not an address"]},
         {"method": "getBalance", "params": []},
         {"method": "getBalance", "params": {"a": 1}},
-        {"method": "getAccountInfo", "params": ["1" * 32, {"commitment": "sometimes"}]},
+        {"method": "getAccountInfo", "params": ["1" * 32, {"minContextSlot": "x"}]},
         {"method": "getAccountInfo", "params": ["1" * 32, {"encoding": 5}]},
         {"method": "getAccountInfo", "params": ["1" * 32, {"dataSlice": {"offset": "x"}}]},
         {"method": "getMultipleAccounts", "params": [["1" * 32] * 101]},
@@ -243,9 +253,7 @@ def test_a_request_that_makes_no_sense_is_answered_with_an_error(
 ) -> None:
     with httpx.Client(trust_env=False) as client:
         answer = client.post(hardened_world.rpc_url, json=request_).json()
-        assert "error" in answer or request_ == {
-            "method": "getProgramAccounts", "params": ["1" * 32, {"filters": 5}],
-        }  # fmt: skip
+        assert "error" in answer
         assert client.post(hardened_world.rpc_url, content=b"{").json()["error"]["code"] == -32700
         assert client.get(hardened_world.rpc_url + "/health").text == "ok"
 
@@ -278,7 +286,7 @@ def test_a_replayed_transaction_is_taken_once_even_over_a_restart(own_world: Cha
     world.kill()
     world.start_embedded()
     assert world.call("sendTransaction", wire, options)["result"] == first
-    balance = world.call("getBalance", to_base58(sender.address), {"commitment": "confirmed"})
-    assert balance["result"]["value"] == LAMPORTS - 1_005_000
-    refused = world.call("sendTransaction", wire, {"encoding": "base64"})["error"]
+    assert balance_of(world, sender) == LAMPORTS - 1_005_000
+    looked_at = {"encoding": "base64", "preflightCommitment": "confirmed"}
+    refused = world.call("sendTransaction", wire, looked_at)["error"]
     assert refused["data"]["err"] == "AlreadyProcessed"

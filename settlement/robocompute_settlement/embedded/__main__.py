@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,8 +21,8 @@ from robocompute_settlement.embedded.genesis import read_genesis
 from robocompute_settlement.embedded.http import HttpServer
 from robocompute_settlement.embedded.ledger import open_ledger
 from robocompute_settlement.embedded.methods import Methods
-from robocompute_settlement.embedded.pubsub import Pubsub
-from robocompute_settlement.embedded.storage import ChainStore
+from robocompute_settlement.embedded.pubsub import MAX_MESSAGE_BYTES, Pubsub
+from robocompute_settlement.embedded.storage import HISTORY_TRANSACTIONS, ChainStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,25 +39,44 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def serve(folder: Path, config: Path, rpc_port: int, ws_port: int) -> None:
-    """Run the chain in ``folder`` until SIGTERM or SIGINT; print one ready line when it answers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says."""
+
+    folder: Path
+    config: Path
+    rpc_port: int
+    ws_port: int
+    history: int
+    faults: bool
+
+
+async def serve(options: Options) -> None:
+    """Run a chain until SIGTERM or SIGINT; print one ready line when it answers.
 
     Raises:
-        RoboComputeError: the genesis file or the store is not usable.
+        RoboComputeError: the genesis file or the store is not usable, or no longer.
     """
-    genesis = read_genesis(config)
-    with ChainStore(folder) as store:
+    genesis = read_genesis(options.config)
+    with ChainStore(options.folder, history=options.history) as store:
         ledger = open_ledger(store, genesis, wall_clock_ms)
-        methods = Methods(ledger)
+        methods = Methods(ledger, faults=options.faults)
         pubsub = Pubsub(ledger, methods)
-        listeners = await trio.open_tcp_listeners(rpc_port, host=HOST)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                partial(trio.serve_listeners, HttpServer(methods).handle, listeners)
-            )
+        if options.faults:
+            methods.add("embeddedCutConnections", pubsub.cut)
+        server = HttpServer(ledger, methods)
+        listeners = await trio.open_tcp_listeners(options.rpc_port, host=HOST)
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            nursery.start_soon(partial(trio.serve_listeners, server.handle, listeners))
             websockets: WebSocketServer = await nursery.start(
                 partial(
-                    serve_websocket, pubsub.handle, HOST, ws_port, None, handler_nursery=nursery
+                    serve_websocket,
+                    pubsub.handle,
+                    HOST,
+                    options.ws_port,
+                    None,
+                    handler_nursery=nursery,
+                    max_message_size=MAX_MESSAGE_BYTES,
                 )
             )
             nursery.start_soon(pubsub.run)
@@ -80,9 +100,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the genesis file (JSON)")
     parser.add_argument("--rpc-port", type=int, default=RPC_PORT, help="0 takes a free one")
     parser.add_argument("--ws-port", type=int, default=WS_PORT, help="0 takes a free one")
+    parser.add_argument(
+        "--history", type=int, default=HISTORY_TRANSACTIONS, help="transactions to remember"
+    )
+    parser.add_argument(
+        "--faults", action="store_true", help="let clients make things go wrong: for tests"
+    )
     chosen = parser.parse_args(arguments)
+    options = Options(
+        folder=chosen.dir,
+        config=chosen.config,
+        rpc_port=chosen.rpc_port,
+        ws_port=chosen.ws_port,
+        history=chosen.history,
+        faults=chosen.faults,
+    )
     try:
-        trio.run(serve, chosen.dir, chosen.config, chosen.rpc_port, chosen.ws_port)
+        trio.run(serve, options)
     except RoboComputeError as exc:
         print(f"embedded chain: {exc}", file=sys.stderr)  # noqa: T201
         return exc.exit_status

@@ -1,36 +1,32 @@
-"""The chain itself: executes transactions in LiteSVM, stores what they changed, and answers reads.
+"""The chain itself: runs transactions, stores what they changed, and answers reads.
 
-Everything here is synchronous and belongs to one task. Listeners are called after a transaction
-is stored and before its sender is answered.
+Everything here is synchronous and belongs to one task. What a transaction changed is on disk
+before it is in memory, and listeners hear of it before its sender is answered.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from solders.account import Account
 from solders.clock import Clock
 from solders.hash import Hash
 from solders.keypair import Keypair
-from solders.litesvm import LiteSVM
 from solders.message import MessageV0
 from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.token import ID as TOKEN_PROGRAM
 from solders.transaction import VersionedTransaction
 
-from robocompute_settlement.embedded.genesis import (
-    Genesis,
-    genesis_accounts,
-    genesis_hash,
-)
+from robocompute_settlement.embedded.execution import Machine, Outcome
+from robocompute_settlement.embedded.faults import Faults
+from robocompute_settlement.embedded.fees import cost_of, unit_price
+from robocompute_settlement.embedded.genesis import Genesis, genesis_accounts, genesis_hash
 from robocompute_settlement.embedded.storage import (
     ChainStore,
     Founding,
@@ -39,58 +35,41 @@ from robocompute_settlement.embedded.storage import (
     pack_account,
     unpack_account,
 )
-from robocompute_settlement.embedded.timeline import (
-    BLOCKHASH_SLOTS,
-    SLOTS_PER_EPOCH,
-    Timeline,
-)
-from robocompute_settlement.embedded.wire import (
-    NotTaken,
-    describe_error,
-    fee_of,
-    parse_transaction,
-)
+from robocompute_settlement.embedded.timeline import BLOCKHASH_SLOTS, SLOTS_PER_EPOCH, Timeline
+from robocompute_settlement.embedded.wire import NotTaken, parse_transaction
 
 if TYPE_CHECKING:
-    from solders.message import Message
+    from collections.abc import Iterable
 
-LOOKUP_HEADER_BYTES: Final = 56
-"""An address lookup table's addresses begin here."""
+    from solders.account import Account
+
 TOKEN_ACCOUNT_BYTES: Final = 165
+MAX_LAG_SLOTS: Final = 150
+"""How far behind an endpoint may be made to answer; accounts are remembered for so long."""
+MAX_IN_THE_AIR: Final = 10_000
+"""Transactions that wait for a slot. Only faults let one wait."""
 
 Listener = Callable[[Landed, list[Pubkey]], None]
 """Called with a transaction that landed and the accounts it changed."""
 
 
 class Level(IntEnum):
-    """How sure a reader wants to be. With one voter, processed and confirmed are the same."""
+    """How sure a reader wants to be. Unless told otherwise, processed is confirmed at once."""
 
     PROCESSED = 0
     CONFIRMED = 1
     FINALIZED = 2
 
 
-@dataclass(slots=True, kw_only=True)
-class Faults:
-    """What a test may switch on. Each counts down, or lasts until it is reset."""
-
-    drop: int = 0
-    """This many transactions are answered with a signature and then forgotten."""
-    expire_blockhashes: int = 0
-    """This many times, the latest blockhash given out is one that has already expired."""
-    clock_drift_s: int = 0
-    """Added to the chain's clock, not to its slots."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulated:
-    """What a transaction would do."""
+    """What a transaction would do. Without an ``outcome``, it would be in no block."""
 
     error: Any
-    logs: tuple[str, ...]
-    units: int
-    returned: tuple[bytes, bytes] | None
-    accounts: dict[Pubkey, Account] = field(default_factory=dict[Pubkey, Account])
+    outcome: Outcome | None = None
+    before: tuple[Account | None, ...] | None = None
+    """The accounts it names; ``None`` where nobody looked them up."""
+    after: tuple[Account | None, ...] | None = None
 
 
 class Ledger:
@@ -103,37 +82,36 @@ class Ledger:
         self._offset_ms = store.number(b"offset_ms")
         self.founding = founding
         self.faults = Faults()
-        self.timeline = Timeline(founded_ms=founding.founded_ms, seed=founding.seed)
+        self.timeline = Timeline(
+            founded_ms=founding.founded_ms, seed=founding.seed, forks=store.forks()
+        )
         self.timeline.advance_to(store.number(b"slot"))
         self._faucet = Keypair.from_bytes(founding.faucet)
         self._sequence = store.number(b"sequence")
+        self._final = 0
         self._listeners: list[Listener] = []
+        self._air: deque[tuple[int, bytes]] = deque()
         self._clocked: tuple[int, int] | None = None
-        self._svm = (
-            LiteSVM()
-            .with_sigverify(False)  # checked here, so that a simulation may leave it out
-            .with_blockhash_check(False)  # LiteSVM knows one blockhash; the timeline knows 150
-            .with_transaction_history(0)  # duplicates are looked up in the store
-        )
+        self._machine = Machine()
         self._by_owner: dict[Pubkey, set[Pubkey]] = defaultdict(set)
         for address, account in store.accounts():
-            self._svm.set_account(address, account)
+            self._machine.put(address, account)
             self._by_owner[account.owner].add(address)
         self._undo: dict[Pubkey, list[Undo]] = defaultdict(list)
+        self._undo_order: deque[Undo] = deque()
         for undo in store.undos():
-            self._undo[Pubkey.from_bytes(undo.address)].append(undo)
+            self._remember(undo)
 
     # --- time -----------------------------------------------------------------------------------
 
     def tick(self) -> int:
-        """Move to the present slot and return it."""
+        """Move to the present slot, land what was waiting for it, and return it."""
         slot = self.timeline.advance(self._now_ms() + self._offset_ms)
         stamp = self.timeline.time_s(slot) + self.faults.clock_drift_s
         if self._clocked != (slot, stamp):
             self._clocked = (slot, stamp)
             epoch = slot // SLOTS_PER_EPOCH
-            self._svm.warp_to_slot(slot)
-            self._svm.set_clock(
+            self._machine.set_clock(
                 Clock(
                     slot=slot,
                     epoch_start_timestamp=self.timeline.time_s(epoch * SLOTS_PER_EPOCH),
@@ -142,6 +120,14 @@ class Ledger:
                     unix_timestamp=stamp,
                 )
             )
+            finality = self.faults.finality_slots
+            if finality is None:
+                finality = self.founding.finality_slots
+            self._final = max(self._final, slot - finality)
+            self._forget_undo()
+        while self._air and self._air[0][0] <= slot:
+            _, wire = self._air.popleft()
+            self._land(wire)
         return slot
 
     def skip(self, seconds: int) -> None:
@@ -150,12 +136,17 @@ class Ledger:
         self._store.set_number(b"offset_ms", self._offset_ms)
         self.tick()
 
-    def final_slot(self) -> int:
-        """The newest slot that is final."""
-        return max(0, self.tick() - self.founding.finality_slots)
-
     def slot(self, level: Level) -> int:
-        return self.final_slot() if level is Level.FINALIZED else self.tick()
+        """The newest slot that is this sure, as the endpoint sees it."""
+        processed = self.tick() - self.faults.lag_slots
+        match level:
+            case Level.PROCESSED:
+                slot = processed
+            case Level.CONFIRMED:
+                slot = processed - self.faults.confirm_slots
+            case Level.FINALIZED:
+                slot = min(processed, self._final - self.faults.lag_slots)
+        return max(0, slot)
 
     def latest_blockhash(self, level: Level) -> tuple[bytes, int]:
         """A blockhash and the last slot whose blocks accept it."""
@@ -166,49 +157,82 @@ class Ledger:
             return self.timeline.blockhash(max(stale, 0) if stale >= 0 else 2**63), slot
         return self.timeline.blockhash(slot), slot + BLOCKHASH_SLOTS
 
-    def level_of(self, landed: Landed) -> Level:
-        """How sure a landed transaction is by now."""
-        return Level.FINALIZED if landed.slot <= self.final_slot() else Level.CONFIRMED
+    def knows_blockhash(self, blockhash: bytes, level: Level) -> bool:
+        """Whether a block after the newest of this level may hold transactions that name it."""
+        slot = self.slot(level)
+        named = self.timeline.slot_of(blockhash)
+        return named is not None and named <= slot
+
+    def level_of(self, landed: Landed) -> Level | None:
+        """How sure a landed transaction is by now; ``None`` where the endpoint lags behind it."""
+        for level in (Level.FINALIZED, Level.CONFIRMED, Level.PROCESSED):
+            if landed.slot <= self.slot(level):
+                return level
+        return None
 
     # --- reads ----------------------------------------------------------------------------------
 
     def account(self, address: Pubkey, level: Level = Level.CONFIRMED) -> Account | None:
         """The account as it was at this level; ``None`` where there is none."""
-        if level is Level.FINALIZED and address in self._undo:
-            final = self.final_slot()
-            kept = [undo for undo in self._undo[address] if undo.slot > final]
-            if kept:
-                self._undo[address] = kept
-                first = kept[0].account
-                return None if first is None else unpack_account(first)
-            del self._undo[address]
-        account = self._svm.get_account(address)
-        return None if account is None or account.lamports == 0 else account
+        undos = self._undo.get(address)
+        if undos and undos[-1].slot > (slot := self.slot(level)):
+            before = next(undo.account for undo in undos if undo.slot > slot)
+            return None if before is None else unpack_account(before)
+        return self._machine.account(address)
 
     def accounts_of(
         self, owner: Pubkey, level: Level = Level.CONFIRMED
     ) -> list[tuple[Pubkey, Account]]:
         """The accounts a program owned at this level, by address."""
         candidates = set(self._by_owner.get(owner, ()))
-        if level is Level.FINALIZED:
+        if self.slot(level) < self.timeline.slot:
             candidates |= set(self._undo)
         found = [(address, self.account(address, level)) for address in candidates]
         owned = [(key, account) for key, account in found if account and account.owner == owner]
         return sorted(owned, key=lambda pair: bytes(pair[0]))
 
-    def transaction(self, signature: bytes) -> Landed | None:
-        return self._store.transaction(signature)
+    def all_accounts(self, level: Level) -> Iterable[tuple[Pubkey, Account]]:
+        """Every account but the built-in ones."""
+        for owner in tuple(self._by_owner):
+            yield from self.accounts_of(owner, level)
 
-    def touching(self, address: bytes) -> list[bytes]:
-        """Signatures of transactions that named ``address``, newest first."""
-        return list(self._store.touching(address))
+    def transaction(self, signature: bytes) -> Landed | None:
+        """A transaction the endpoint has seen."""
+        landed = self._store.transaction(signature)
+        return None if landed is None or self.level_of(landed) is None else landed
+
+    def touching(self, address: bytes, *, before: bytes | None = None) -> Iterable[bytes]:
+        """Signatures of transactions that named ``address``, newest first.
+
+        Args:
+            address: the account.
+            before: only transactions older than this one; unknown ones have none before them.
+        """
+        if before is None:
+            return self._store.touching(address)
+        start = self._store.transaction(before)
+        return () if start is None else self._store.touching(address, before=start.sequence)
+
+    def block(self, slot: int) -> list[Landed]:
+        """The transactions of one slot, in order."""
+        return self._store.in_slots(slot, slot)
+
+    def blocks(self, first: int, last: int) -> list[Landed]:
+        """The transactions of some slots, in order."""
+        return self._store.in_slots(max(0, first), last)
+
+    def first_slot(self) -> int:
+        """The first slot whose transactions are remembered."""
+        return self._store.first_slot()
 
     @property
     def transaction_count(self) -> int:
+        """Transactions that ever landed."""
         return self._sequence
 
     @property
     def faucet(self) -> Pubkey:
+        """Whose SOL airdrops are."""
         return self._faucet.pubkey()
 
     def listen(self, listener: Listener) -> None:
@@ -218,127 +242,156 @@ class Ledger:
     # --- writes ---------------------------------------------------------------------------------
 
     def simulate(
-        self, transaction: VersionedTransaction, *, check_signatures: bool, any_blockhash: bool
+        self,
+        transaction: VersionedTransaction,
+        *,
+        level: Level,
+        check_signatures: bool,
+        any_blockhash: bool,
     ) -> Simulated:
-        """Say what a transaction would do; nothing changes."""
+        """Say what a transaction would do now; nothing changes.
+
+        Args:
+            transaction: what would be executed.
+            level: whose blockhashes it may name.
+            check_signatures: whether a wrong one counts.
+            any_blockhash: whether it may name any blockhash.
+        """
         self.tick()
+        before = None
         try:
             if check_signatures:
-                self._check_signatures(transaction)
+                _check_signatures(transaction)
+            before = self._machine.named(transaction)
             if not any_blockhash:
-                self._check_blockhash(transaction)
+                self._check_new(transaction, level)
+            outcome = self._machine.run(transaction)
         except NotTaken as refused:
-            return Simulated(error=refused.error, logs=(), units=0, returned=None)
-        result = self._svm.simulate_transaction(transaction)
-        raw = json.loads(result.to_json())
-        meta: dict[str, Any] = raw["meta"]
-        accounts: dict[Pubkey, Account] = {}
-        if "err" not in raw:
-            accounts = dict(result.post_accounts())  # type: ignore[union-attr]
+            return Simulated(error=refused.error, before=before, after=before)
         return Simulated(
-            error=raw.get("err"),
-            logs=tuple(meta["logs"]),
-            units=meta["compute_units_consumed"],
-            returned=_returned(meta),
-            accounts=accounts,
+            error=outcome.error, outcome=outcome, before=outcome.before, after=outcome.after
         )
 
-    def submit(self, wire: bytes, *, preflight: bool) -> bytes:
-        """Put a transaction into a block, store all it changed, and return its signature.
+    def submit(self, wire: bytes) -> bytes:
+        """Hand a transaction to the network and return its signature.
 
-        The same bytes again return the same signature and change nothing.
+        It is in a block when this returns, unless it is one that no block takes, which nobody is
+        told, or a fault keeps it in the air. The same bytes again change nothing.
 
         Raises:
-            NotTaken: it is in no block. With ``preflight``, that includes one that would fail.
+            Malformed: the bytes are no transaction.
         """
-        transaction = parse_transaction(wire)
-        signature = bytes(transaction.signatures[0])
-        self.tick()
-        self._check_signatures(transaction)
-        if self._store.has_transaction(signature):
-            if preflight:
-                raise NotTaken("AlreadyProcessed", "This transaction has already been processed")
+        signature = bytes(parse_transaction(wire).signatures[0])
+        slot, faults = self.tick(), self.faults
+        if faults.drop > 0:
+            faults.drop -= 1
             return signature
-        self._check_blockhash(transaction)
-        if preflight:
-            dry = self.simulate(transaction, check_signatures=False, any_blockhash=True)
-            if dry.error is not None:
-                raise NotTaken(
-                    dry.error, describe_error(dry.error), logs=dry.logs, units=dry.units
-                )
-        if self.faults.drop > 0:
-            self.faults.drop -= 1
-            return signature
-        self._execute(transaction, wire, signature)
+        if faults.land_slots > 0:
+            self._throw(slot + faults.land_slots, wire)
+        else:
+            self._land(wire)
+        if faults.duplicate > 0:
+            faults.duplicate -= 1
+            self._throw(slot + faults.land_slots + 1, wire)
         return signature
 
-    def airdrop(self, address: Pubkey, lamports: int) -> bytes:
+    def airdrop(self, address: Pubkey, lamports: int, blockhash: bytes | None = None) -> bytes:
         """Send SOL from the faucet; returns the transfer's signature."""
-        blockhash, _ = self.latest_blockhash(Level.CONFIRMED)
-        unique = transfer(
-            TransferParams(
-                from_pubkey=self.faucet,
-                to_pubkey=self.faucet,
-                lamports=1 + secrets.randbelow(2**40),
-            )
+        if blockhash is None:
+            blockhash, _ = self.latest_blockhash(Level.CONFIRMED)
+        unique = TransferParams(
+            from_pubkey=self.faucet, to_pubkey=self.faucet, lamports=1 + secrets.randbelow(2**40)
         )
-        gift = transfer(
-            TransferParams(from_pubkey=self.faucet, to_pubkey=address, lamports=lamports)
+        gift = TransferParams(from_pubkey=self.faucet, to_pubkey=address, lamports=lamports)
+        message = MessageV0.try_compile(
+            self.faucet, [transfer(gift), transfer(unique)], [], Hash(blockhash)
         )
-        message = MessageV0.try_compile(self.faucet, [gift, unique], [], Hash(blockhash))
-        return self.submit(bytes(VersionedTransaction(message, [self._faucet])), preflight=True)
+        return self.submit(bytes(VersionedTransaction(message, [self._faucet])))
 
-    def roll_back(self, slots: int) -> int:
+    def roll_back(self, slots: int, *, resend: bool = False) -> int:
         """Undo the transactions of the last ``slots`` slots, as a dropped fork does.
 
-        Final slots stay. Returns how many transactions are gone.
+        Final slots stay. The dropped slots' blockhashes are gone with them. Returns how many
+        transactions are gone.
+
+        Args:
+            slots: how many.
+            resend: whether the transactions are in the air again, for the next slot to take.
         """
-        first = max(self.tick() - slots, self.final_slot())
-        dropped = self._store.landed_after(first)
-        restored: list[tuple[Pubkey, Account | None]] = []
-        for address, undos in list(self._undo.items()):
-            gone = [undo for undo in undos if undo.slot > first]
-            if gone:
-                before = gone[0].account
-                restored.append((address, None if before is None else unpack_account(before)))
-                self._undo[address] = [undo for undo in undos if undo.slot <= first]
-        self._store.put_accounts(restored, dropped=dropped)
-        for address, account in restored:
-            self._index(address, account)
-            self._svm.set_account(address, account or Account.default())
+        present = self.tick()
+        first = max(present - slots, self._final)
+        dropped = self._store.in_slots(first + 1, present)
+        restored: dict[Pubkey, Account | None] = {}
+        for address, undos in tuple(self._undo.items()):
+            before = next((undo for undo in undos if undo.slot > first), None)
+            if before is not None:
+                raw = before.account
+                restored[address] = None if raw is None else unpack_account(raw)
+        self.timeline.fork(first)
+        self._store.take_back(
+            dropped, list(restored.items()), after_slot=first, forks=self.timeline.forks
+        )
+        for address in restored:
+            self._undo[address] = [undo for undo in self._undo[address] if undo.slot <= first]
+        self._undo_order = deque(undo for undo in self._undo_order if undo.slot <= first)
+        self._put(list(restored.items()))
+        if resend:
+            for landed in dropped:
+                self._throw(present + 1, landed.wire)
         return len(dropped)
 
-    def set_account(self, address: Pubkey, account: Account) -> None:
-        """Set an account without a transaction: for tests of donations and frozen accounts."""
-        self._store.put_accounts([(address, account)], dropped=[])
-        self._index(address, account)
-        self._svm.set_account(address, account)
+    def expire_blockhashes(self) -> None:
+        """Take no transaction any more that names a blockhash given out until now."""
+        self.timeline.fork(self.tick() - 1, expires=True)
+        self._store.set_forks(self.timeline.forks)
+
+    def set_accounts(self, accounts: list[tuple[Pubkey, Account | None]]) -> None:
+        """Set accounts without a transaction, at every level and for good."""
+        self._store.put_accounts(accounts)
+        for address, _ in accounts:
+            self._undo.pop(address, None)
+        self._put(accounts)
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _check_signatures(self, transaction: VersionedTransaction) -> None:
-        if not all(transaction.verify_with_results()):
-            raise NotTaken("SignatureFailure", "Transaction signature verification failure")
+    def _check_new(self, transaction: VersionedTransaction, level: Level) -> None:
+        if not self.knows_blockhash(bytes(transaction.message.recent_blockhash), level):
+            raise NotTaken("BlockhashNotFound")
+        if self._store.has_transaction(bytes(transaction.signatures[0])):
+            raise NotTaken("AlreadyProcessed")
 
-    def _check_blockhash(self, transaction: VersionedTransaction) -> None:
-        if not self.timeline.is_recent(bytes(transaction.message.recent_blockhash)):
-            raise NotTaken("BlockhashNotFound", "Blockhash not found")
+    def _throw(self, slot: int, wire: bytes) -> None:
+        if len(self._air) < MAX_IN_THE_AIR:
+            self._air.append((slot, wire))
+            self._air = deque(sorted(self._air, key=lambda each: each[0]))
 
-    def _execute(self, transaction: VersionedTransaction, wire: bytes, signature: bytes) -> None:
-        keys, writable = self._named(transaction.message)
-        addresses = [keys[index] for index in sorted(writable)]
-        slot = self.timeline.slot
-        old = {key: self.account(key) for key in keys}
-        result = self._svm.send_transaction(transaction)
-        raw = json.loads(result.to_json())
-        error = raw.get("err")
-        # LiteSVM wraps the metadata of a failed transaction and writes others bare.
-        meta: dict[str, Any] = raw.get("meta", raw)
-        new = {**old, **{key: self.account(key) for key in addresses}}
-        changed = [(key, new[key]) for key in dict.fromkeys(addresses) if old[key] != new[key]]
-        if error is not None and not changed:
-            raise NotTaken(error, describe_error(error), logs=tuple(meta["logs"]))
-        undo = [Undo(slot, bytes(key), _packed(old[key])) for key, _ in changed]
+    def _land(self, wire: bytes) -> None:
+        """Put a transaction into the present block, unless no block takes it."""
+        transaction = parse_transaction(wire)
+        signature = bytes(transaction.signatures[0])
+        if self._store.has_transaction(signature):
+            return
+        blockhash = bytes(transaction.message.recent_blockhash)
+        try:
+            _check_signatures(transaction)
+            if self.timeline.slot_of(blockhash) is None:
+                return
+            outcome = self._machine.run(transaction)
+        except NotTaken:
+            return
+        self._commit(transaction, wire, signature, outcome)
+
+    def _commit(
+        self, transaction: VersionedTransaction, wire: bytes, signature: bytes, outcome: Outcome
+    ) -> None:
+        slot, message, keys = self.timeline.slot, transaction.message, outcome.keys
+        old = dict(zip(keys, outcome.before, strict=True))
+        changed = outcome.changed
+        undo = [
+            Undo(slot, bytes(key), _packed(old[key]))
+            for key, _ in changed
+            if not self._undo.get(key) or self._undo[key][-1].slot < slot
+        ]
         landed = Landed(
             signature=signature,
             sequence=self._sequence,
@@ -346,62 +399,54 @@ class Ledger:
             time_s=self.timeline.time_s(slot),
             wire=wire,
             keys=tuple(bytes(key) for key in keys),
-            error=msgspec.json.encode(error),
-            logs=tuple(meta["logs"]),
-            inner=msgspec.json.encode(meta["inner_instructions"]),
-            units=meta["compute_units_consumed"],
-            returned=_returned(meta),
-            fee=fee_of(transaction.message),
-            before=tuple(_lamports(old[key]) for key in keys),
-            after=tuple(_lamports(new[key]) for key in keys),
-            tokens_before=_tokens(keys, old),
-            tokens_after=_tokens(keys, new),
+            error=msgspec.json.encode(outcome.error),
+            logs=outcome.logs,
+            inner=msgspec.json.encode(outcome.inner),
+            units=outcome.units,
+            cost=cost_of(
+                message,
+                writable=len(outcome.writable),
+                units=outcome.units,
+                loaded_bytes=outcome.loaded_bytes,
+            ),
+            returned=outcome.returned,
+            fee=outcome.fee.total,
+            unit_price=unit_price(message),
+            before=tuple(0 if each is None else each.lamports for each in outcome.before),
+            after=tuple(0 if each is None else each.lamports for each in outcome.after),
+            tokens_before=token_amounts(outcome.before),
+            tokens_after=token_amounts(outcome.after),
         )
-        self._store.land(landed, changed, undo, final_slot=self.final_slot())
+        self._store.land(landed, changed, undo, undo_from=self._final - MAX_LAG_SLOTS)
         self._sequence += 1
         for each in undo:
-            self._undo[Pubkey.from_bytes(each.address)].append(each)
-        for key, account in changed:
-            self._index(key, account, old[key])
+            self._remember(each)
+        self._put(changed)
         for listener in self._listeners:
             listener(landed, [key for key, _ in changed])
 
-    def _index(self, address: Pubkey, account: Account | None, old: Account | None = None) -> None:
-        if old is None:
-            for addresses in self._by_owner.values():
-                addresses.discard(address)
-        else:
-            self._by_owner[old.owner].discard(address)
-        if account is not None:
-            self._by_owner[account.owner].add(address)
+    def _put(self, accounts: list[tuple[Pubkey, Account | None]]) -> None:
+        for address, account in accounts:
+            old = self._machine.account(address)
+            if old is not None:
+                self._by_owner[old.owner].discard(address)
+            self._machine.put(address, account)
+            if account is not None:
+                self._by_owner[account.owner].add(address)
 
-    def _named(self, message: Message | MessageV0) -> tuple[list[Pubkey], set[int]]:
-        """Every account a message names, in the runtime's order, and which it may write."""
-        keys = list(message.account_keys)
-        header = message.header
-        signers = header.num_required_signatures
-        writable = set(range(signers - header.num_readonly_signed_accounts))
-        writable |= set(range(signers, len(keys) - header.num_readonly_unsigned_accounts))
-        if isinstance(message, MessageV0):
-            tables = [
-                (each, self._table(each.account_key)) for each in message.address_table_lookups
-            ]
-            for lookup, table in tables:
-                for index in bytes(lookup.writable_indexes):
-                    writable.add(len(keys))
-                    keys.append(_entry(table, index))
-            for lookup, table in tables:
-                keys.extend(_entry(table, index) for index in bytes(lookup.readonly_indexes))
-        return keys, writable
+    def _remember(self, undo: Undo) -> None:
+        self._undo[Pubkey.from_bytes(undo.address)].append(undo)
+        self._undo_order.append(undo)
 
-    def _table(self, address: Pubkey) -> bytes:
-        account = self.account(address)
-        if account is None:
-            raise NotTaken(
-                "AddressLookupTableNotFound",
-                "Transaction loads an address table that is not there",
-            )
-        return account.data[LOOKUP_HEADER_BYTES:]
+    def _forget_undo(self) -> None:
+        horizon = self._final - MAX_LAG_SLOTS
+        while self._undo_order and self._undo_order[0].slot <= horizon:
+            address = Pubkey.from_bytes(self._undo_order.popleft().address)
+            kept = [undo for undo in self._undo.get(address, ()) if undo.slot > horizon]
+            if kept:
+                self._undo[address] = kept
+            else:
+                self._undo.pop(address, None)
 
 
 def open_ledger(store: ChainStore, genesis: Genesis, now_ms: Callable[[], int]) -> Ledger:
@@ -409,6 +454,7 @@ def open_ledger(store: ChainStore, genesis: Genesis, now_ms: Callable[[], int]) 
 
     Raises:
         ConfigError: founding needs something the genesis file does not give.
+        StoreError: the store cannot be read or written.
     """
     founding = store.founding()
     if founding is None:
@@ -426,34 +472,12 @@ def open_ledger(store: ChainStore, genesis: Genesis, now_ms: Callable[[], int]) 
     return Ledger(store, founding, now_ms)
 
 
-def _entry(table: bytes, index: int) -> Pubkey:
-    raw = table[index * 32 : index * 32 + 32]
-    if len(raw) != 32:
-        raise NotTaken(
-            "InvalidAddressLookupTableIndex", "Transaction address table index is wrong"
-        )
-    return Pubkey.from_bytes(raw)
-
-
-def _returned(meta: dict[str, Any]) -> tuple[bytes, bytes] | None:
-    data = meta["return_data"]["data"]
-    return (bytes(meta["return_data"]["program_id"]), bytes(data)) if data else None
-
-
-def _packed(account: Account | None) -> bytes | None:
-    return None if account is None else pack_account(account)
-
-
-def _lamports(account: Account | None) -> int:
-    return 0 if account is None else account.lamports
-
-
-def _tokens(
-    keys: list[Pubkey], accounts: dict[Pubkey, Account | None]
+def token_amounts(
+    accounts: tuple[Account | None, ...],
 ) -> tuple[tuple[int, bytes, bytes, int], ...]:
+    """(index, mint, owner, amount) of the token accounts among these."""
     found: list[tuple[int, bytes, bytes, int]] = []
-    for index, key in enumerate(keys):
-        account = accounts[key]
+    for index, account in enumerate(accounts):
         if (
             account is not None
             and account.owner == TOKEN_PROGRAM
@@ -463,3 +487,12 @@ def _tokens(
             amount = int.from_bytes(data[64:72], "little")
             found.append((index, bytes(data[:32]), bytes(data[32:64]), amount))
     return tuple(found)
+
+
+def _check_signatures(transaction: VersionedTransaction) -> None:
+    if not all(transaction.verify_with_results()):
+        raise NotTaken("SignatureFailure")
+
+
+def _packed(account: Account | None) -> bytes | None:
+    return None if account is None else pack_account(account)

@@ -1,4 +1,7 @@
-"""JSON-RPC as the methods see it: parameters checked, results in context, faults as objects."""
+"""JSON-RPC as the methods see it: parameters checked, results in context, faults as objects.
+
+Error numbers and sentences are those of Agave's validator: clients match on both.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,29 @@ from solders.pubkey import Pubkey
 
 from robocompute_settlement.embedded.ledger import Level
 
+PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
+BLOCK_CLEANED_UP: Final = -32001
 PREFLIGHT_FAILURE: Final = -32002
-SIGNATURE_FAILURE: Final = -32003
+BLOCK_NOT_AVAILABLE: Final = -32004
+NODE_UNHEALTHY: Final = -32005
+NO_SNAPSHOT: Final = -32008
 VERSION_NOT_SUPPORTED: Final = -32015
 MIN_CONTEXT_SLOT: Final = -32016
-"""The numbers a node uses; clients match on them."""
-SOLANA_VERSION: Final = "2.3.0"
-"""What tools are told they speak to: they choose their features by it."""
+SOLANA_VERSION: Final = "3.1.8"
+"""What tools are told they speak to: the version whose answers these were compared with."""
+FEATURE_SET: Final = 1_620_780_344
 
 _LEVELS: Final = {
     "processed": Level.PROCESSED,
-    "recent": Level.PROCESSED,
-    "single": Level.CONFIRMED,
-    "singleGossip": Level.CONFIRMED,
     "confirmed": Level.CONFIRMED,
-    "root": Level.FINALIZED,
-    "max": Level.FINALIZED,
     "finalized": Level.FINALIZED,
 }
+_WRONG_SIZE: Final = "Invalid param: WrongSize"
+_INVALID: Final = "Invalid param: Invalid"
 
 
 class RpcFault(Exception):
@@ -49,6 +53,11 @@ class RpcFault(Exception):
         return out
 
 
+def invalid_params(message: str) -> RpcFault:
+    """A fault of the client's own."""
+    return RpcFault(INVALID_PARAMS, message)
+
+
 class Arguments:
     """One request's parameters: positions, and the options object that comes last."""
 
@@ -57,31 +66,54 @@ class Arguments:
         last = params[-1] if params else None
         self.options: dict[str, Any] = last if isinstance(last, dict) else {}
 
+    def at(self, position: int) -> Any:
+        """A parameter of any type; ``None`` where it is absent."""
+        return self.positions[position] if position < len(self.positions) else None
+
     def text(self, position: int) -> str:
         """A string that must be there."""
-        value = self.positions[position] if position < len(self.positions) else None
+        self._need(position)
+        value = self.positions[position]
         if not isinstance(value, str):
-            raise RpcFault(INVALID_PARAMS, f"Invalid params: a string is missing at {position}")
+            raise invalid_params(
+                f"Invalid params: invalid type: {_kind(value)}, expected a string."
+            )
         return value
 
     def number(self, position: int) -> int:
         """A non-negative integer that must be there."""
-        value = self.positions[position] if position < len(self.positions) else None
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
-            raise RpcFault(INVALID_PARAMS, f"Invalid params: a number is missing at {position}")
-        return value
+        self._need(position)
+        return _number(self.positions[position], "u64")
 
     def address(self, position: int) -> Pubkey:
+        """A base58 address that must be there."""
         return read_address(self.text(position))
 
     def texts(self, position: int, most: int) -> list[str]:
-        """A list of strings of at most ``most``."""
-        value = self.positions[position] if position < len(self.positions) else None
+        """A list of at most ``most`` strings that must be there."""
+        self._need(position)
+        value = self.positions[position]
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):  # pyright: ignore[reportUnknownVariableType]
-            raise RpcFault(INVALID_PARAMS, f"Invalid params: a list is missing at {position}")
+            raise invalid_params(
+                f"Invalid params: invalid type: {_kind(value)}, expected a sequence of strings."
+            )
         if len(value) > most:  # pyright: ignore[reportUnknownArgumentType]
-            raise RpcFault(INVALID_PARAMS, f"Too many inputs provided; max {most}")
+            raise invalid_params(f"Too many inputs provided; max {most}")
         return value  # pyright: ignore[reportUnknownVariableType]
+
+    def option_number(self, name: str) -> int | None:
+        """A non-negative integer among the options; ``None`` where it is absent."""
+        value = self.options.get(name)
+        return None if value is None else _number(value, "u64")
+
+    def flag(self, name: str) -> bool:
+        """A boolean among the options; false where it is absent."""
+        value = self.options.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise invalid_params(
+                f"Invalid params: invalid type: {_kind(value)}, expected a boolean."
+            )
+        return bool(value)
 
     @property
     def level(self) -> Level:
@@ -89,18 +121,37 @@ class Arguments:
         return read_level(self.options.get("commitment"))
 
     @property
-    def encoding(self) -> str:
-        return str(self.options.get("encoding", ""))
+    def settled_level(self) -> Level:
+        """The commitment, for methods about blocks: processed is refused there."""
+        if self.level is Level.PROCESSED:
+            raise invalid_params("Method does not support commitment below `confirmed`")
+        return self.level
 
     @property
-    def data_slice(self) -> dict[str, int] | None:
+    def encoding(self) -> str:
+        """The encoding asked for; empty where none was."""
+        value = self.options.get("encoding")
+        if value is not None and not isinstance(value, str):
+            raise invalid_params(
+                f"Invalid params: invalid type: {_kind(value)}, expected an encoding."
+            )
+        return value or ""
+
+    @property
+    def data_slice(self) -> tuple[int, int] | None:
+        """Offset and length of the data asked for."""
         value = self.options.get("dataSlice")
-        if value is None:
-            return None
-        try:
-            return {"offset": int(value["offset"]), "length": int(value["length"])}
-        except (KeyError, TypeError, ValueError):
-            raise RpcFault(INVALID_PARAMS, "Invalid params: dataSlice") from None
+        match value:
+            case None:
+                return None
+            case {"offset": offset, "length": length}:
+                return _number(offset, "usize"), _number(length, "usize")
+            case _:
+                raise invalid_params("Invalid params: invalid dataSlice.")
+
+    def _need(self, position: int) -> None:
+        if position >= len(self.positions):
+            raise invalid_params(f"`params` should have at least {position + 1} argument(s)")
 
 
 def in_context(slot: int, value: Any) -> dict[str, Any]:
@@ -109,21 +160,19 @@ def in_context(slot: int, value: Any) -> dict[str, Any]:
 
 
 def read_level(name: Any) -> Level:
-    """A commitment by its name; absent means finalized."""
-    if name is None:
-        return Level.FINALIZED
-    try:
-        return _LEVELS[name]
-    except (KeyError, TypeError):
-        raise RpcFault(INVALID_PARAMS, f"Invalid params: unknown commitment {name!r}") from None
+    """A commitment by its name. A node takes absent and unknown ones for finalized."""
+    return _LEVELS.get(name, Level.FINALIZED) if isinstance(name, str) else Level.FINALIZED
 
 
 def read_address(text: str) -> Pubkey:
     """An address from its base58 form."""
     try:
-        return Pubkey.from_string(text)
+        raw = base58.b58decode(text)
     except ValueError:
-        raise RpcFault(INVALID_PARAMS, f"Invalid param: not an address: {text[:64]!r}") from None
+        raise invalid_params(_INVALID) from None
+    if len(raw) != 32:
+        raise invalid_params(_WRONG_SIZE)
+    return Pubkey.from_bytes(raw)
 
 
 def read_signature(text: str) -> bytes:
@@ -131,7 +180,31 @@ def read_signature(text: str) -> bytes:
     try:
         raw = base58.b58decode(text)
     except ValueError:
-        raw = b""
+        raise invalid_params(_INVALID) from None
     if len(raw) != 64:
-        raise RpcFault(INVALID_PARAMS, f"Invalid param: not a signature: {text[:100]!r}")
+        raise invalid_params(_WRONG_SIZE)
     return raw
+
+
+def _number(value: Any, kind: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
+        raise invalid_params(f"Invalid params: invalid type: {_kind(value)}, expected {kind}.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case bool():
+            return f"boolean `{str(value).lower()}`"
+        case int():
+            return f"integer `{value}`"
+        case float():
+            return f"floating point `{value}`"
+        case str():
+            return f'string "{value[:64]}"'
+        case None:
+            return "null"
+        case list():
+            return "sequence"
+        case _:
+            return "map"

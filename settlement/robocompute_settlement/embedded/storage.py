@@ -7,7 +7,8 @@ chain is where it was before that transaction, or after it, and never between.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import lmdb
 import msgspec
@@ -15,14 +16,19 @@ from solders.account import Account
 from solders.pubkey import Pubkey
 
 from robocompute_protocol.errors import StoreError
+from robocompute_settlement.embedded.timeline import BLOCKHASH_SLOTS, Fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 MAP_BYTES: Final = 64 << 30
 """Address space reserved for the store, not disk: LMDB's file grows as it is used."""
-FORMAT: Final = b"embedded-chain/1"
+FORMAT: Final = b"embedded-chain/2"
+HISTORY_TRANSACTIONS: Final = 100_000
+"""Transactions remembered: about 300 MB, and weeks of a busy local world."""
+PRUNED_AT_ONCE: Final = 16
+"""Old transactions forgotten with each new one: more than one, so that a lowered bound is met."""
 
 _ACCOUNT: Final = struct.Struct("<Q32s?Q")
 _LAST: Final = 2**64 - 1
@@ -54,17 +60,15 @@ class Landed(msgspec.Struct, frozen=True, kw_only=True):
     inner: bytes
     """JSON, as LiteSVM writes it: a list of inner instructions for each instruction."""
     units: int
+    cost: int
     returned: tuple[bytes, bytes] | None
     fee: int
+    unit_price: int
     before: tuple[int, ...]
     after: tuple[int, ...]
     tokens_before: tuple[tuple[int, bytes, bytes, int], ...]
     """(index, mint, owner, amount) of the token accounts it named."""
     tokens_after: tuple[tuple[int, bytes, bytes, int], ...]
-
-    @property
-    def failed(self) -> bool:
-        return self.error != b"null"
 
 
 class Undo(msgspec.Struct, frozen=True, array_like=True):
@@ -84,39 +88,55 @@ def pack_account(account: Account) -> bytes:
 
 
 def unpack_account(raw: bytes) -> Account:
-    """Decode an account of the store."""
-    lamports, owner, executable, rent_epoch = _ACCOUNT.unpack_from(raw)
+    """Decode an account of the store.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        lamports, owner, executable, rent_epoch = _ACCOUNT.unpack_from(raw)
+    except struct.error as exc:
+        raise ValueError(f"an account of {len(raw)} bytes is too short") from exc
     return Account(
         lamports, raw[_ACCOUNT.size :], Pubkey.from_bytes(owner), executable, rent_epoch
     )
 
 
 class ChainStore:
-    """Opened by one process; the caller closes it (a context manager does)."""
+    """Opened by one process; the caller closes it (a context manager does).
 
-    def __init__(self, folder: Path) -> None:
+    Every method raises StoreError where the disk is full or what is stored is not readable: the
+    chain must then stop, for what it holds in memory is no longer what it would come back with.
+    """
+
+    def __init__(self, folder: Path, *, history: int = HISTORY_TRANSACTIONS) -> None:
         """Open or create the store in ``folder``.
 
+        Args:
+            folder: made where it is missing.
+            history: transactions to remember; older ones are forgotten as new ones land.
+
         Raises:
-            StoreError: it cannot be opened, or another version wrote it.
+            StoreError: it cannot be opened, is damaged, or another version wrote it.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
+        self._folder = folder
+        self._history = history
+        with self._explained():
+            folder.mkdir(parents=True, exist_ok=True)
             self._env = lmdb.open(str(folder), map_size=MAP_BYTES, max_dbs=8, subdir=True)
-        except lmdb.Error as exc:
-            raise StoreError(f"cannot open the chain in {folder}: {exc}") from exc
-        self._meta = self._env.open_db(b"meta")
-        self._accounts = self._env.open_db(b"accounts")
-        self._transactions = self._env.open_db(b"transactions")
-        self._touched = self._env.open_db(b"touched")
-        self._undo = self._env.open_db(b"undo")
-        with self._env.begin(write=True) as txn:
-            found = txn.get(b"format", db=self._meta)
-            if found is None:
-                txn.put(b"format", FORMAT, db=self._meta)
-            elif found != FORMAT:
-                self._env.close()
-                raise StoreError(f"the chain in {folder} was written by another version")
+        try:
+            self._check_whole()
+            with self._explained():
+                self._meta = self._env.open_db(b"meta")
+                self._accounts = self._env.open_db(b"accounts")
+                self._transactions = self._env.open_db(b"transactions")
+                self._touched = self._env.open_db(b"touched")
+                self._blocks = self._env.open_db(b"blocks")
+                self._undo = self._env.open_db(b"undo")
+            self._check_format()
+        except StoreError:
+            self._env.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -124,22 +144,46 @@ class ChainStore:
     def __exit__(self, *exc_info: object) -> None:
         self._env.close()
 
+    # --- founding and small facts ---------------------------------------------------------------
+
     def founding(self) -> Founding | None:
         """What the chain was founded with; ``None`` for an empty store."""
-        with self._env.begin() as txn:
+        with self._reading() as txn:
             raw = txn.get(b"founding", db=self._meta)
-        return None if raw is None else msgspec.msgpack.decode(raw, type=Founding)
+            return None if raw is None else msgspec.msgpack.decode(raw, type=Founding)
 
     def found(self, founding: Founding, accounts: list[tuple[Pubkey, Account]]) -> None:
         """Store a new chain's genesis."""
-        with self._env.begin(write=True) as txn:
-            for address, account in accounts:
-                txn.put(bytes(address), pack_account(account), db=self._accounts)
+        with self._writing() as txn:
+            self._put_accounts(txn, list(accounts))
             txn.put(b"founding", msgspec.msgpack.encode(founding), db=self._meta)
+
+    def number(self, name: bytes) -> int:
+        """A stored counter; 0 before it was first stored."""
+        with self._reading() as txn:
+            return self._number(txn, name)
+
+    def set_number(self, name: bytes, value: int) -> None:
+        """Store a counter."""
+        with self._writing() as txn:
+            self._set_number(txn, name, value)
+
+    def forks(self) -> list[Fork]:
+        """The turns in the chain's history, oldest first."""
+        with self._reading() as txn:
+            raw = txn.get(b"forks", db=self._meta)
+            return [] if raw is None else msgspec.msgpack.decode(raw, type=list[Fork])
+
+    def set_forks(self, forks: list[Fork]) -> None:
+        """Store the turns in the chain's history."""
+        with self._writing() as txn:
+            txn.put(b"forks", msgspec.msgpack.encode(forks), db=self._meta)
+
+    # --- state ----------------------------------------------------------------------------------
 
     def accounts(self) -> Iterator[tuple[Pubkey, Account]]:
         """Every stored account; a program's data comes before the program that points to it."""
-        with self._env.begin() as txn:
+        with self._reading() as txn:
             late: list[tuple[Pubkey, Account]] = []
             for key, raw in txn.cursor(db=self._accounts):
                 pair = Pubkey.from_bytes(key), unpack_account(raw)
@@ -151,20 +195,9 @@ class ChainStore:
 
     def undos(self) -> Iterator[Undo]:
         """Every undo record still kept, oldest first."""
-        with self._env.begin() as txn:
+        with self._reading() as txn:
             for _, raw in txn.cursor(db=self._undo):
                 yield msgspec.msgpack.decode(raw, type=Undo)
-
-    def number(self, name: bytes) -> int:
-        """A stored counter; 0 before it was first stored."""
-        with self._env.begin() as txn:
-            raw = txn.get(name, db=self._meta)
-        return 0 if raw is None else int.from_bytes(raw, "big", signed=True)
-
-    def set_number(self, name: bytes, value: int) -> None:
-        """Store a counter."""
-        with self._env.begin(write=True) as txn:
-            txn.put(name, value.to_bytes(16, "big", signed=True), db=self._meta)
 
     def land(
         self,
@@ -172,79 +205,203 @@ class ChainStore:
         changed: list[tuple[Pubkey, Account | None]],
         undo: list[Undo],
         *,
-        final_slot: int,
+        undo_from: int,
     ) -> None:
-        """Store one transaction with all it changed, and forget undo records that are final."""
-        with self._env.begin(write=True) as txn:
+        """Store one transaction with all it changed, and forget what is too old.
+
+        Args:
+            landed: the transaction.
+            changed: its accounts as they are now.
+            undo: its accounts as they were, as far as this slot had not changed them before.
+            undo_from: undo records of slots up to this one are forgotten.
+        """
+        with self._writing() as txn:
             self._put_accounts(txn, changed)
+            order = landed.sequence.to_bytes(8, "big")
             txn.put(landed.signature, msgspec.msgpack.encode(landed), db=self._transactions)
-            order = (_LAST - landed.sequence).to_bytes(8, "big")
+            txn.put(landed.slot.to_bytes(8, "big") + order, landed.signature, db=self._blocks)
             for key in dict.fromkeys(landed.keys):
-                txn.put(key + order, landed.signature, db=self._touched)
+                txn.put(_touch(key, landed.sequence), landed.signature, db=self._touched)
             for position, each in enumerate(undo):
                 key = struct.pack(">QQI", each.slot, landed.sequence, position)
                 txn.put(key, msgspec.msgpack.encode(each), db=self._undo)
-            txn.put(
-                b"sequence", (landed.sequence + 1).to_bytes(16, "big", signed=True), db=self._meta
-            )
-            txn.put(b"slot", landed.slot.to_bytes(16, "big", signed=True), db=self._meta)
-            self._drop_undo(txn, final_slot)
+            self._set_number(txn, b"sequence", landed.sequence + 1)
+            self._set_number(txn, b"slot", landed.slot)
+            kept = self._number(txn, b"kept") + 1
+            self._set_number(txn, b"kept", kept - self._prune(txn, kept, landed.slot))
+            self._drop_undo(txn, undo_from)
 
-    def put_accounts(
-        self, changed: list[tuple[Pubkey, Account | None]], *, dropped: list[Landed]
-    ) -> None:
-        """Set accounts without a transaction, and forget transactions that were rolled back."""
-        with self._env.begin(write=True) as txn:
+    def put_accounts(self, changed: list[tuple[Pubkey, Account | None]]) -> None:
+        """Set accounts without a transaction."""
+        with self._writing() as txn:
             self._put_accounts(txn, changed)
+
+    def take_back(
+        self,
+        dropped: list[Landed],
+        restored: list[tuple[Pubkey, Account | None]],
+        *,
+        after_slot: int,
+        forks: list[Fork],
+    ) -> None:
+        """Forget transactions that were rolled back, and all that later slots changed."""
+        with self._writing() as txn:
+            self._put_accounts(txn, restored)
             for landed in dropped:
-                txn.delete(landed.signature, db=self._transactions)
-                order = (_LAST - landed.sequence).to_bytes(8, "big")
-                for key in dict.fromkeys(landed.keys):
-                    txn.delete(key + order, db=self._touched)
-                cursor = txn.cursor(db=self._undo)
-                first = struct.pack(">QQI", landed.slot, landed.sequence, 0)
-                found = cursor.set_range(first)
-                while found and cursor.key()[:16] == first[:16]:
-                    found = cursor.delete()
+                self._forget(txn, landed)
+            self._set_number(txn, b"kept", self._number(txn, b"kept") - len(dropped))
+            txn.put(b"forks", msgspec.msgpack.encode(forks), db=self._meta)
+            cursor = txn.cursor(db=self._undo)
+            found = cursor.set_range((after_slot + 1).to_bytes(8, "big"))
+            while found:
+                found = cursor.delete()
+
+    # --- history --------------------------------------------------------------------------------
 
     def transaction(self, signature: bytes) -> Landed | None:
-        with self._env.begin() as txn:
-            raw = txn.get(signature, db=self._transactions)
-        return None if raw is None else msgspec.msgpack.decode(raw, type=Landed)
+        """A remembered transaction."""
+        with self._reading() as txn:
+            return self._transaction(txn, signature)
 
     def has_transaction(self, signature: bytes) -> bool:
-        with self._env.begin() as txn:
+        """Whether a transaction is remembered: each is, while its blockhash could be taken."""
+        with self._reading() as txn:
             return txn.get(signature, db=self._transactions) is not None
 
-    def touching(self, address: bytes) -> Iterator[bytes]:
-        """Signatures of the transactions that named ``address``, newest first."""
-        with self._env.begin() as txn:
+    def touching(self, address: bytes, *, before: int | None = None) -> Iterator[bytes]:
+        """Signatures of the transactions that named ``address``, newest first.
+
+        Args:
+            address: the account.
+            before: only transactions older than this sequence number.
+        """
+        with self._reading() as txn:
             cursor = txn.cursor(db=self._touched)
-            found = cursor.set_range(address)
+            found = cursor.set_range(address if before is None else _touch(address, before - 1))
             while found and cursor.key()[:32] == address:
                 yield cursor.value()
                 found = cursor.next()
 
-    def landed_after(self, slot: int) -> list[Landed]:
-        """Transactions of later slots than ``slot``, oldest first. Reads all: for faults only."""
-        with self._env.begin() as txn:
-            found = [
-                msgspec.msgpack.decode(raw, type=Landed)
-                for _, raw in txn.cursor(db=self._transactions)
-            ]
-        return sorted((each for each in found if each.slot > slot), key=lambda each: each.sequence)
+    def in_slots(self, first: int, last: int) -> list[Landed]:
+        """The remembered transactions of these slots, oldest first."""
+        out: list[Landed] = []
+        with self._reading() as txn:
+            cursor = txn.cursor(db=self._blocks)
+            found = cursor.set_range(first.to_bytes(8, "big"))
+            while found and int.from_bytes(cursor.key()[:8], "big") <= last:
+                landed = self._transaction(txn, cursor.value())
+                if landed is not None:
+                    out.append(landed)
+                found = cursor.next()
+        return out
 
-    def _put_accounts(
-        self, txn: lmdb.Transaction, changed: list[tuple[Pubkey, Account | None]]
-    ) -> None:
+    def first_slot(self) -> int:
+        """The first slot whose transactions are all remembered."""
+        return self.number(b"first_slot")
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _check_whole(self) -> None:
+        """Refuse a cut-off file before LMDB reads past its end, which would end the process."""
+        with self._explained():
+            pages = self._env.info()["last_pgno"] + 1
+            needed = pages * self._env.stat()["psize"]
+            held = (self._folder / "data.mdb").stat().st_size
+        if held < needed:
+            raise StoreError(
+                f"the chain in {self._folder} is damaged: {held} of {needed} bytes are there; "
+                "restore the folder, or remove it to found a new chain"
+            )
+
+    def _check_format(self) -> None:
+        with self._writing() as txn:
+            found = txn.get(b"format", db=self._meta)
+            if found is None:
+                txn.put(b"format", FORMAT, db=self._meta)
+        if found not in (None, FORMAT):
+            raise StoreError(
+                f"the chain in {self._folder} was written by another version; "
+                "remove the folder to found a new chain"
+            )
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except (lmdb.MapFullError, lmdb.DiskError) as exc:
+            raise StoreError(f"the chain in {self._folder} cannot be written: {exc}") from exc
+        except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as exc:
+            raise StoreError(
+                f"the chain in {self._folder} is damaged: {exc}; "
+                "restore the folder, or remove it to found a new chain"
+            ) from exc
+        except (msgspec.DecodeError, ValueError) as exc:
+            raise StoreError(
+                f"the chain in {self._folder} holds what is no record of it: {exc}"
+            ) from exc
+        except (lmdb.Error, OSError) as exc:
+            raise StoreError(f"the chain in {self._folder} cannot be used: {exc}") from exc
+
+    @contextmanager
+    def _reading(self) -> Generator[Any]:
+        with self._explained(), self._env.begin() as txn:
+            yield txn
+
+    @contextmanager
+    def _writing(self) -> Generator[Any]:
+        with self._explained(), self._env.begin(write=True) as txn:
+            yield txn
+
+    def _number(self, txn: Any, name: bytes) -> int:
+        raw = txn.get(name, db=self._meta)
+        return 0 if raw is None else int.from_bytes(raw, "big", signed=True)
+
+    def _set_number(self, txn: Any, name: bytes, value: int) -> None:
+        txn.put(name, value.to_bytes(16, "big", signed=True), db=self._meta)
+
+    def _transaction(self, txn: Any, signature: bytes) -> Landed | None:
+        raw = txn.get(signature, db=self._transactions)
+        return None if raw is None else msgspec.msgpack.decode(raw, type=Landed)
+
+    def _put_accounts(self, txn: Any, changed: list[tuple[Pubkey, Account | None]]) -> None:
         for address, account in changed:
             if account is None:
                 txn.delete(bytes(address), db=self._accounts)
             else:
                 txn.put(bytes(address), pack_account(account), db=self._accounts)
 
-    def _drop_undo(self, txn: lmdb.Transaction, final_slot: int) -> None:
+    def _prune(self, txn: Any, kept: int, slot: int) -> int:
+        """Forget the oldest transactions over the bound; how many."""
+        gone = 0
+        cursor = txn.cursor(db=self._blocks)
+        while gone < min(kept - self._history, PRUNED_AT_ONCE) and cursor.first():
+            oldest = int.from_bytes(cursor.key()[:8], "big")
+            # One whose blockhash may still be taken must be known, or it could land twice.
+            if oldest >= slot - 2 * BLOCKHASH_SLOTS:
+                break
+            landed = self._transaction(txn, cursor.value())
+            if landed is None:
+                cursor.delete()
+            else:
+                self._forget(txn, landed)
+            self._set_number(txn, b"first_slot", oldest + 1)
+            gone += 1
+        return gone
+
+    def _forget(self, txn: Any, landed: Landed) -> None:
+        txn.delete(landed.signature, db=self._transactions)
+        order = landed.sequence.to_bytes(8, "big")
+        txn.delete(landed.slot.to_bytes(8, "big") + order, db=self._blocks)
+        for key in dict.fromkeys(landed.keys):
+            txn.delete(_touch(key, landed.sequence), db=self._touched)
+
+    def _drop_undo(self, txn: Any, final_slot: int) -> None:
         cursor = txn.cursor(db=self._undo)
         found = cursor.first()
         while found and int.from_bytes(cursor.key()[:8], "big") <= final_slot:
             found = cursor.delete()
+
+
+def _touch(address: bytes, sequence: int) -> bytes:
+    """The key that sorts an address's transactions newest first."""
+    return address + (_LAST - sequence).to_bytes(8, "big")
