@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from robocompute_node.chain_probe import require_chain
+from robocompute_node.chain_report import authority_text
 from robocompute_node.config_file import load_config
-from robocompute_node.keys import load_api_key, load_key
+from robocompute_node.core.deployment_policy import objection_to_deployment
+from robocompute_node.keys import load_api_key, load_key, load_wallet_address
 from robocompute_node.ports import holder_of
 from robocompute_protocol.errors import RoboComputeError
+from robocompute_protocol.identifiers import to_base58
+from robocompute_settlement.deployment import read_deployed
+from robocompute_settlement.solana import SolanaSettlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,10 +65,10 @@ async def diagnose(data_dir: Path) -> list[Finding]:
     findings = [_good("settings", f"{config.path}: {', '.join(config.node.roles)}")]
     findings += [
         _checked("node key", lambda: load_key(config.node_key_path) and config.node_key_path),
-        _checked("wallet", lambda: load_key(config.wallet_path) and config.wallet_path),
+        _checked("wallet", lambda: to_base58(load_wallet_address(config))),
         _checked("API key", lambda: load_api_key(config.api_key_path) and config.api_key_path),
         _api_port(config),
-        await _chain(config),
+        *await _chain(config),
     ]
     return findings + _sandbox_findings(needed=config.is_provider)
 
@@ -94,12 +99,29 @@ def _api_port(config: NodeConfig) -> Finding:
     return _good("REST port", f"{port or 'a free one'} on {config.api.host}")
 
 
-async def _chain(config: NodeConfig) -> Finding:
+async def _chain(config: NodeConfig) -> list[Finding]:
     try:
         genesis = await require_chain(config)
+        chain = _good("chain", f"{config.chain.rpc_url}, genesis {genesis}")
+        return [chain, await _program(config)]
     except RoboComputeError as exc:
-        return _missing("chain", str(exc))
-    return _good("chain", f"{config.chain.rpc_url}, genesis {genesis}")
+        return [_missing("chain", str(exc))]
+
+
+async def _program(config: NodeConfig) -> Finding:
+    """Who may replace the settlement program, and whether its settings are to be trusted."""
+    program_id = config.chain.program_id
+    async with SolanaSettlement(rpc_urls=(config.chain.rpc_url,), program_id=program_id) as chain:
+        program = await read_deployed(chain, program_id)
+        settings = await chain.config()
+        assert program is not None
+        assert chain.genesis_hash is not None
+        objection = objection_to_deployment(chain.genesis_hash, settings)
+    if objection is not None:
+        return _missing("settlement program", objection)
+    paused = "; PAUSED: no new deposits and channels" if settings.paused else ""
+    text = f"{to_base58(program_id)}, may be upgraded by {authority_text(program.authority)}"
+    return _good("settlement program", f"{text}, admin {to_base58(settings.admin)}{paused}")
 
 
 def _sandbox_findings(*, needed: bool) -> list[Finding]:

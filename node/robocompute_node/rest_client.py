@@ -53,17 +53,22 @@ class RestClient:
         )
 
     def get(self, path: str) -> Any:
-        """Return the JSON at ``path`` below /api/v1.
+        """Return the JSON at ``path`` below /api/v1. Raises: see ``ask``."""
+        return self.ask("GET", path)
+
+    def ask(self, method: str, path: str, *, patience_s: float = PATIENCE_S) -> Any:
+        """Return the JSON that the node answers.
 
         Raises:
-            NodeNotRunning: nothing answers.
+            NodeNotRunning: nothing answers, or not in ``patience_s``.
             RoboComputeError: the node refused; the text is its own.
         """
         try:
-            answer = httpx.get(
+            answer = httpx.request(
+                method,
                 f"{self.url}/api/v1{path}",
                 headers={"Authorization": f"Bearer {self.key}"},
-                timeout=PATIENCE_S,
+                timeout=patience_s,
                 trust_env=False,
             )
             body: Any = answer.json()

@@ -137,6 +137,17 @@ def wire_of(draft: Draft) -> bytes:
     return bytes(Transaction.populate(message, [signature]))
 
 
+def signature_of(draft: Draft) -> str:
+    """Return what the transaction is known by on chain.
+
+    Raises:
+        BadDraft: it is not signed, or not by its signer.
+    """
+    wire_of(draft)
+    assert draft.signature is not None
+    return str(Signature.from_bytes(draft.signature))
+
+
 def _message(data: bytes) -> Message:
     try:
         message = Message.from_bytes(data)

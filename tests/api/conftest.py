@@ -32,10 +32,37 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class FakeMoneyApi:
+    """Answers with what it is told to."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+        self.refuse_with: Exception | None = None
+
+    async def channels(self) -> Mapping[str, object]:
+        return {"wallet_address": "Fake1111", "channels": []}
+
+    async def earnings(self) -> Mapping[str, object]:
+        return {"currency": "USDC", "lines": []}
+
+    async def invoices(self) -> Mapping[str, object]:
+        return {"currency": "USDC", "invoices": []}
+
+    async def settle(self) -> Mapping[str, object]:
+        return {"settled_channels": [], "transactions": [], "waiting": []}
+
+    async def close_channel(self, channel: str) -> Mapping[str, object]:
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        self.closed.append(channel)
+        return {"role": "payer", "channel": channel}
+
+
 class FakeNodeApi:
     """Keeps tasks, events and chunks in memory; does nothing by itself."""
 
     def __init__(self) -> None:
+        self.money = FakeMoneyApi()
         self.views: dict[str, TaskView] = {}
         self.asked: list[NewTask] = []
         self.chunks: dict[Digest, bytes] = {}

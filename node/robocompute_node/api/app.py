@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from robocompute_node.api.blobs import blob_routes
 from robocompute_node.api.errors import CODE_OF, refusal, refusal_of, refusal_of_fields
 from robocompute_node.api.guard import Guard
+from robocompute_node.api.money import money_routes
 from robocompute_node.api.node import health_routes, node_routes
 from robocompute_node.api.tasks import task_routes
 from robocompute_node.api.wallet import wallet_routes
@@ -40,7 +41,13 @@ def make_app(api: NodeApi, *, api_key: str, allowed_hosts: tuple[str, ...] = ())
     )
     app.include_router(health_routes())
     versioned = APIRouter(prefix=PREFIX)
-    for routes in (task_routes(api), blob_routes(api), node_routes(api), wallet_routes(api)):
+    for routes in (
+        task_routes(api),
+        blob_routes(api),
+        node_routes(api),
+        wallet_routes(api),
+        money_routes(api.money),
+    ):
         versioned.include_router(routes)
     app.include_router(versioned)
     app.add_exception_handler(RoboComputeError, _refuse_node_error)

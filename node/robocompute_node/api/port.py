@@ -126,6 +126,9 @@ class TaskEvent:
 class NodeApi(Protocol):
     """The node's services, as its owner's clients see them."""
 
+    @property
+    def money(self) -> MoneyApi: ...
+
     def node_status(self) -> Mapping[str, object]:
         """JSON-ready: node, peer_id, roles, addresses, peers, offers, chain, version, jobs."""
         ...
@@ -174,4 +177,31 @@ class NodeApi(Protocol):
 
     async def receipt(self, task_id: str) -> Mapping[str, object] | None:
         """JSON-ready receipt with signature, voucher and, once settled, the chain's signature."""
+        ...
+
+
+class MoneyApi(Protocol):
+    """The owner's books, JSON-ready. Raises: ChainError where the chain does not answer."""
+
+    async def channels(self) -> Mapping[str, object]:
+        """Every channel that the chain or the store knows, on either side of it."""
+        ...
+
+    async def earnings(self) -> Mapping[str, object]:
+        """What was earned, line by line: which receipt, which transaction, what is not settled."""
+        ...
+
+    async def invoices(self) -> Mapping[str, object]:
+        """One for each agreement that this node rented by, with the transactions that paid it."""
+        ...
+
+    async def settle(self) -> Mapping[str, object]:
+        """Settle all that is owed, now. What the chain does not take waits, and is named."""
+        ...
+
+    async def close_channel(self, channel: str) -> Mapping[str, object]:
+        """As its payer, ask for the close; as its payee, settle and take nothing more on it.
+
+        Repeating is harmless. Raises: InvalidRequest, ChainRefused.
+        """
         ...

@@ -11,6 +11,7 @@ from robocompute_node.cli.chain_deploy import deploy_command
 from robocompute_node.cli.chain_options import place_of, place_options, read_address
 from robocompute_node.cli.options import data_option
 from robocompute_node.cli.output import say, say_json, say_table
+from robocompute_node.cli.recover import recover_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,7 @@ def verify_(
 
 chain_command.add_command(deploy_command)
 chain_command.add_command(admin_command)
+chain_command.add_command(recover_command)
 
 
 def _report(place: Place) -> ChainReport:

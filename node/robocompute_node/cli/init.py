@@ -30,6 +30,12 @@ ROLES = ("client", "provider")
 @click.option("--mint", metavar="ADDRESS", help="The mint jobs are paid in.")
 @click.option("--rpc-url", metavar="URL", help="Solana JSON-RPC.")
 @click.option("--ws-url", metavar="URL", help="Solana websocket.")
+@click.option(
+    "--wallet",
+    metavar="ADDRESS",
+    help="A wallet whose secret stays elsewhere: none is made here, and what moves its money is "
+    "signed there.",
+)
 @click.option("--bootstrap", multiple=True, metavar="MULTIADDR", help="A node to meet first.")
 @json_option
 def init_command(
@@ -39,6 +45,7 @@ def init_command(
     mint: str | None,
     rpc_url: str | None,
     ws_url: str | None,
+    wallet: str | None,
     bootstrap: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -50,7 +57,10 @@ def init_command(
     from robocompute_node.founding import found_node
     from robocompute_protocol.identifiers import to_base58
 
-    chain = {"rpc_url": rpc_url, "ws_url": ws_url, "program_id": program_id, "mint": mint}
+    chain = {
+        "rpc_url": rpc_url, "ws_url": ws_url, "program_id": program_id, "mint": mint,
+        "wallet": wallet,
+    }  # fmt: skip
     document: dict[str, dict[str, object]] = {
         "node": {"roles": list(dict.fromkeys(roles))},
         "p2p": {"bootstrap": list(bootstrap)},
@@ -60,7 +70,7 @@ def init_command(
     answer = {
         "data": str(data),
         "node_key": to_base58(founded.node_key.public),
-        "wallet_address": to_base58(founded.wallet.public),
+        "wallet_address": to_base58(founded.wallet_address),
         "made": [path.name for path in founded.made],
     }
     if as_json:
@@ -71,5 +81,8 @@ def init_command(
     say(f"  wallet    {answer['wallet_address']}")
     made = answer["made"]
     say(f"  made      {', '.join(made) if made else 'nothing: everything was there already'}")
-    say(f"Back up {founded.wallet.path}: it is the money. Then:")
+    if founded.config.wallet_path.exists():
+        say(f"Back up {founded.config.wallet_path}: it is the money. Then:")
+    else:
+        say("The wallet's secret is not here: its commands take --unsigned FILE. Then:")
     say(f"  robocompute-node run --data {data}")

@@ -24,7 +24,13 @@ COMMANDS: Final[Mapping[str, str]] = {
     "offers": "robocompute_node.cli.status",
     "doctor": "robocompute_node.cli.doctor",
     "wallet": "robocompute_node.cli.wallet",
+    "channels": "robocompute_node.cli.channels",
+    "stake": "robocompute_node.cli.stake",
+    "earnings": "robocompute_node.cli.earnings",
+    "payout": "robocompute_node.cli.payout",
+    "invoices": "robocompute_node.cli.invoices",
     "runtime": "robocompute_node.cli.runtime",
+    "chain": "robocompute_node.cli.chain",
     "localnet": "robocompute_node.cli.localnet",
 }
 """Where each command is: its module is imported only when it is named, or for the list of all."""

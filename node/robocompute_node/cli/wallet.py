@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from robocompute_node.cli.money import (
+    ADDRESS,
+    AMOUNT,
+    ask,
+    currency_option,
+    move,
+    unsigned_option,
+    with_purse,
+    write_new,
+    yes_option,
+)
 from robocompute_node.cli.options import data_option, inner_data_option, json_option
 from robocompute_node.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
-
+    from robocompute_node.config import NodeConfig
     from robocompute_node.purse import Purse
+    from robocompute_protocol.identifiers import Address
+    from robocompute_protocol.money import MicroUnits
+    from robocompute_settlement.drafts import Draft
     from robocompute_settlement.port import Sent
 
-CURRENCIES = ("USDC", "USDT")
-currency_option = click.option(
-    "--currency", type=click.Choice(CURRENCIES), default="USDC", show_default=True
+draft_argument = click.argument(
+    "file", type=click.Path(path_type=Path, exists=True, dir_okay=False)
 )
+MAX_DRAFT_BYTES = 65_536
+"""A transaction is 1,232 bytes at most, and its file a few thousand."""
 
 
 @click.group("wallet", invoke_without_command=True)
@@ -31,125 +45,271 @@ def wallet_command(context: click.Context, data: Path, as_json: bool) -> None:
     context.obj = data
     if context.invoked_subcommand is not None:
         return
-    shown = _with_purse(data, _describe)
+    from robocompute_node.purse import Use
+
+    shown = with_purse(data, Use.READ, _describe)
     if as_json:
         say_json(shown)
         return
     say(f"Wallet {shown['wallet_address']}")
-    rows = [
-        [
-            h["currency"],
-            h["in_wallet"],
-            h["available"],
-            h["staked"],
-            h["fees_owed"],
-            h["allowance"],
-        ]
-        for h in shown["holdings"]
-    ]
-    head = ["", "in wallet", "in program", "staked", "fees owed", "node may lock"]
-    say_table(rows, head=head)
-    for name, sol in shown["sol"].items():
-        say(f"SOL of the {name}: {sol}")
+    keys = (
+        "currency", "in_wallet", "available", "in_channels", "staked", "unbonding", "fees_owed",
+        "allowance",
+    )  # fmt: skip
+    head = [
+        "", "in wallet", "available", "in channels", "staked", "unbonding", "fees owed",
+        "node may lock",
+    ]  # fmt: skip
+    say_table([[held[key] for key in keys] for held in shown["holdings"]], head=head)
+    for held in shown["holdings"]:
+        if held["delegate"]:
+            until = held["delegate_expires"]
+            say(f"{held['currency']}: the key {held['delegate']} may lock money until {until}")
+    for gas in shown["gas"]:
+        hint = f" ({gas['hint']})" if gas["hint"] else ""
+        say(f"SOL of the {gas['key']}: {gas['sol']}{hint}")
 
 
 @wallet_command.command("deposit")
-@click.argument("amount")
+@click.argument("amount", type=AMOUNT)
 @currency_option
+@unsigned_option
 @inner_data_option
 @json_option
-def deposit(data: Path, amount: str, currency: str, as_json: bool) -> None:
+def deposit(
+    data: Path, amount: MicroUnits, currency: str, unsigned: Path | None, as_json: bool
+) -> None:
     """Move AMOUNT from the wallet into the settlement program, where jobs are paid from."""
-    units = _amount(amount)
-    sent = _with_purse(data, lambda purse: purse.deposit(currency, units))
-    _say_sent(sent, f"{amount} {currency} deposited", as_json=as_json)
+    from robocompute_protocol.money import format_amount
+
+    async def act(purse: Purse, _config: NodeConfig) -> Sent:
+        return await purse.deposit(currency, amount)
+
+    told = f"{format_amount(amount)} {currency} deposited"
+    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
 
 
 @wallet_command.command("withdraw")
-@click.argument("amount")
-@click.option("--to", metavar="ADDRESS", help="Another wallet. Default: this one.")
+@click.argument("amount", type=AMOUNT)
+@click.option("--to", type=ADDRESS, metavar="ADDRESS", help="Another wallet. Default: this one.")
 @currency_option
+@yes_option
+@unsigned_option
 @inner_data_option
 @json_option
-def withdraw(data: Path, amount: str, to: str | None, currency: str, as_json: bool) -> None:
+def withdraw(
+    data: Path,
+    amount: MicroUnits,
+    to: Address | None,
+    currency: str,
+    yes: bool,
+    unsigned: Path | None,
+    as_json: bool,
+) -> None:
     """Pay AMOUNT out of the settlement program."""
-    from robocompute_protocol.identifiers import address_from_base58
-
-    units = _amount(amount)
-    try:
-        target = None if to is None else address_from_base58(to)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="--to") from None
-    sent = _with_purse(data, lambda purse: purse.withdraw(currency, units, target or purse.wallet))
-    _say_sent(sent, f"{amount} {currency} withdrawn to {to or 'the wallet'}", as_json=as_json)
+    pay_out(data, amount, to, currency, yes=yes, unsigned=unsigned, as_json=as_json)
 
 
-@wallet_command.command("delegate")
-@click.option("--allowance", default="100.00", show_default=True, help="Most it may lock in all.")
+def pay_out(
+    data: Path,
+    amount: MicroUnits | None,
+    to: Address | None,
+    currency: str,
+    *,
+    yes: bool,
+    unsigned: Path | None,
+    as_json: bool,
+) -> None:
+    """Pay ``amount``, or all that is free, to a wallet or token account; ask first."""
+    from robocompute_protocol.identifiers import to_base58
+    from robocompute_protocol.money import format_amount
+
+    async def act(purse: Purse, _config: NodeConfig) -> Sent:
+        payment = await purse.payment(currency, amount, to or purse.wallet)
+        if to is None:
+            where = "the wallet itself"
+        elif payment.token_account:
+            where = f"the token account {to_base58(to)}"
+        else:
+            where = f"the wallet {to_base58(to)}"
+        paid, left = format_amount(payment.amount), format_amount(payment.left)
+        question = f"Pay {paid} {currency} to {where}, leaving {left}"
+        ask(question, yes=yes or unsigned is not None)
+        return await purse.pay(payment)
+
+    shown = "all that was free" if amount is None else f"{format_amount(amount)} {currency}"
+    told = f"{shown} paid to {'the wallet' if to is None else to_base58(to)}"
+    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+
+
+# --- the delegate -------------------------------------------------------------------------------
+
+
+@wallet_command.group("delegate")
+def delegate() -> None:
+    """What the node's own key may do with the money: lock it in channels, never withdraw it."""
+
+
+@delegate.command("set")
+@click.option(
+    "--allowance",
+    type=AMOUNT,
+    default="100.00",
+    show_default=True,
+    help="Most it may lock in all.",
+)
 @click.option("--days", default=90, show_default=True, type=click.IntRange(1, 3_650))
 @currency_option
+@unsigned_option
 @inner_data_option
 @json_option
-def delegate(data: Path, allowance: str, days: int, currency: str, as_json: bool) -> None:
-    """Let the node's key open payment channels. It can never withdraw."""
+def delegate_set(
+    data: Path,
+    allowance: MicroUnits,
+    days: int,
+    currency: str,
+    unsigned: Path | None,
+    as_json: bool,
+) -> None:
+    """Let the node's key open payment channels, up to an allowance and for a time."""
     import time
 
-    units = _amount(allowance)
+    from robocompute_protocol.money import format_amount
+
     now_s = int(time.time())  # noqa: TID251  the command reads the clock once
-    sent = _with_purse(data, lambda purse: purse.delegate(currency, units, now_s=now_s, days=days))
-    text = f"the node's key may lock up to {allowance} {currency} for {days} days"
-    _say_sent(sent, text, as_json=as_json)
+
+    async def act(purse: Purse, _config: NodeConfig) -> Sent:
+        return await purse.delegate(currency, allowance, now_s=now_s, days=days)
+
+    told = f"the node's key may lock up to {format_amount(allowance)} {currency} for {days} days"
+    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
 
 
-def _with_purse(data: Path, act: Callable[[Purse], Awaitable[Any]]) -> Any:
-    import trio
+@delegate.command("revoke")
+@currency_option
+@unsigned_option
+@inner_data_option
+@json_option
+def delegate_revoke(data: Path, currency: str, unsigned: Path | None, as_json: bool) -> None:
+    """Take the allowance away. Channels that are open stay open, and what is in them stays spent."""
 
-    from robocompute_node.chain_probe import require_chain
+    async def act(purse: Purse, _config: NodeConfig) -> Sent:
+        return await purse.revoke(currency)
+
+    told = "no key but the wallet's may lock money now"
+    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+
+
+# --- signing elsewhere --------------------------------------------------------------------------
+
+
+@wallet_command.command("sign")
+@draft_argument
+@click.option(
+    "--key",
+    metavar="KEYFILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The wallet's key file. Default: wallet.json of DIR.",
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the signed transaction goes. Default: FILE.signed.",
+)
+@yes_option
+@inner_data_option
+@json_option
+def sign(
+    data: Path, file: Path, key: Path | None, out: Path | None, yes: bool, as_json: bool
+) -> None:
+    """Sign FILE, which `--unsigned` wrote. Needs no chain and no node: only the wallet's key.
+
+    What the transaction does is read off what is signed, and shown first.
+    """
     from robocompute_node.config_file import load_config
-    from robocompute_node.purse import open_purse
+    from robocompute_node.keys import load_key
+    from robocompute_settlement.drafts import describe, draft_file, sign_draft
 
-    async def acted() -> Any:
-        config = load_config(data)
-        await require_chain(config)
-        async with open_purse(config) as purse:
-            return await act(purse)
+    config = load_config(data)
+    draft = _read(file)
+    lines = describe(draft.message, config.chain.program_id)
+    for line in lines:
+        say(f"  {line}") if not as_json else None
+    ask("Sign this", yes=yes)
+    signed = sign_draft(draft, load_key(key or config.wallet_path).seed)
+    target = out or file.with_name(file.name + ".signed")
+    write_new(target, draft_file(signed, config.chain.program_id))
+    if as_json:
+        say_json({"signed": str(target), "what": list(lines)})
+    else:
+        say(f"Signed: {target}. Where the chain is: robocompute-node wallet send {target}")
 
-    return trio.run(acted)
+
+@wallet_command.command("send")
+@draft_argument
+@inner_data_option
+@json_option
+def send(data: Path, file: Path, as_json: bool) -> None:
+    """Send FILE, a transaction that `--unsigned` wrote and the wallet signed."""
+    from robocompute_node.purse import Use
+    from robocompute_settlement.drafts import describe, signature_of
+
+    draft = _read(file)
+    signature = signature_of(draft)
+
+    async def act(purse: Purse, config: NodeConfig) -> tuple[bool, tuple[str, ...]]:
+        told = describe(draft.message, config.chain.program_id)
+        return await purse.send(draft), told
+
+    before, told = with_purse(data, Use.READ, act)
+    if as_json:
+        say_json({"signature": signature, "sent_before": before, "what": list(told)})
+        return
+    for line in told:
+        say(f"  {line}")
+    say(f"{'done before' if before else 'done'}; transaction {signature}")
 
 
-async def _describe(purse: Purse) -> dict[str, Any]:
+def _read(file: Path) -> Draft:
+    from robocompute_settlement.drafts import read_draft
+
+    with file.open("rb") as opened:
+        return read_draft(opened.read(MAX_DRAFT_BYTES))
+
+
+async def _describe(purse: Purse, _config: NodeConfig) -> dict[str, Any]:
+    from robocompute_node.api.views import iso
     from robocompute_protocol.identifiers import to_base58
     from robocompute_protocol.money import format_amount
 
     return {
         "wallet_address": to_base58(purse.wallet),
-        "sol": await purse.sol(),
+        "node_key": to_base58(purse.node_key),
         "holdings": [
             {
                 "currency": held.symbol,
                 "in_wallet": format_amount(held.in_wallet),
                 "available": format_amount(held.available),
+                "in_channels": format_amount(held.in_channels),
                 "staked": format_amount(held.staked),
+                "unbonding": format_amount(held.unbonding),
                 "fees_owed": format_amount(held.fees_owed),
                 "allowance": format_amount(held.allowance),
-                "delegate": to_base58(held.delegate),
+                "delegate": to_base58(held.delegate) if any(held.delegate) else None,
+                "delegate_expires": (
+                    iso(held.delegate_expires_s * 1000) if any(held.delegate) else None
+                ),
             }
             for held in await purse.holdings()
         ],
+        "gas": [
+            {
+                "key": gas.name,
+                "address": to_base58(gas.address),
+                "sol": gas.sol,
+                "hint": gas.hint or None,
+            }
+            for gas in await purse.gas()
+        ],
     }
-
-
-def _amount(text: str) -> Any:
-    from robocompute_protocol.money import parse_amount
-
-    try:
-        return parse_amount(text)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc)) from None
-
-
-def _say_sent(sent: Sent, text: str, *, as_json: bool) -> None:
-    if as_json:
-        say_json({"signature": sent.signature, "slot": sent.slot})
-    else:
-        say(f"{text}; transaction {sent.signature}")

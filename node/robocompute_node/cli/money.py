@@ -1,0 +1,228 @@
+"""What the money commands share: amounts, consent, and how a transaction is told of."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from robocompute_node.cli.output import say, say_json
+from robocompute_protocol.errors import ConfigError, RoboComputeError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from robocompute_node.api.port import MoneyApi
+    from robocompute_node.config import NodeConfig
+    from robocompute_node.purse import Purse, Use
+    from robocompute_protocol.identifiers import Address
+    from robocompute_protocol.money import MicroUnits
+    from robocompute_settlement.port import Sent
+    from robocompute_settlement.solana import SolanaSettlement
+
+T = TypeVar("T")
+
+CURRENCIES: Final = ("USDC", "USDT")
+currency_option = click.option(
+    "--currency", type=click.Choice(CURRENCIES), default="USDC", show_default=True
+)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask before money moves.")
+unsigned_option = click.option(
+    "--unsigned",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Send nothing: write the transaction to FILE, to be signed where the wallet's key is.",
+)
+
+
+class NotConfirmed(RoboComputeError):
+    """Money would have moved, and nobody said yes. Nothing was sent."""
+
+    code = "not_confirmed"
+    exit_status = 2
+
+
+class AmountType(click.ParamType["MicroUnits"]):
+    """A decimal amount, read exactly."""
+
+    name = "amount"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> MicroUnits:
+        from robocompute_protocol.money import parse_amount
+
+        if isinstance(value, int):
+            return value  # pyright: ignore[reportReturnType]  converted before
+        try:
+            return parse_amount(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class AddressType(click.ParamType["Address"]):
+    """A Solana address in base58."""
+
+    name = "address"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        from robocompute_protocol.identifiers import address_from_base58
+
+        if isinstance(value, bytes):
+            return value  # pyright: ignore[reportReturnType]  converted before
+        try:
+            return address_from_base58(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+AMOUNT: Final = AmountType()
+ADDRESS: Final = AddressType()
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Return once the owner agreed.
+
+    Raises:
+        NotConfirmed: no, or there is no terminal to ask on.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise NotConfirmed(f"{question}: nothing was sent; add --yes to do it without a terminal")
+    if not click.confirm(question + "?", err=True):
+        raise NotConfirmed("nothing was sent")
+
+
+def with_purse(data: Path, use: Use, act: Callable[[Purse, NodeConfig], Awaitable[T]]) -> T:
+    """Run ``act`` with the wallet of the node in ``data``. The node need not run.
+
+    Raises:
+        ConfigError: a setting or key file cannot be used.
+        ChainError: the chain did not answer, or refused.
+    """
+    import trio
+
+    from robocompute_node.chain_probe import require_chain
+    from robocompute_node.config_file import load_config
+    from robocompute_node.purse import open_purse
+
+    async def acted() -> T:
+        config = load_config(data)
+        async with open_purse(config, use) as purse:
+            await require_chain(config)
+            return await act(purse, config)
+
+    return trio.run(acted)
+
+
+def with_accounts(data: Path, act: Callable[[MoneyApi, NodeConfig], Awaitable[T]]) -> T:
+    """Run ``act`` with the books of the node in ``data``, which may run or not.
+
+    Raises:
+        ConfigError: a setting or key file cannot be used.
+        ChainError: the chain did not answer, or refused.
+    """
+    import trio
+
+    from robocompute_node.accounts_access import open_accounts
+    from robocompute_node.chain_probe import require_chain
+    from robocompute_node.config_file import load_config
+
+    async def acted() -> T:
+        config = load_config(data)
+        await require_chain(config)
+        async with open_accounts(config) as accounts:
+            return await act(accounts, config)
+
+    return trio.run(acted)
+
+
+def with_node_key(data: Path, act: Callable[[SolanaSettlement], Awaitable[T]]) -> T:
+    """Run ``act`` with the chain, signing as the node of ``data`` does. The node need not run.
+
+    Raises:
+        ConfigError: a setting or key file cannot be used.
+        ChainError: the chain did not answer, or refused.
+    """
+    import trio
+
+    from robocompute_node.chain_probe import require_chain
+    from robocompute_node.config_file import load_config
+    from robocompute_node.keys import load_key
+    from robocompute_settlement.solana import SolanaSettlement
+
+    async def acted() -> T:
+        config = load_config(data)
+        await require_chain(config)
+        async with SolanaSettlement(
+            rpc_urls=(config.chain.rpc_url,),
+            program_id=config.chain.program_id,
+            signer_seed=load_key(config.node_key_path).seed,
+        ) as chain:
+            return await act(chain)
+
+    return trio.run(acted)
+
+
+def move(
+    data: Path,
+    act: Callable[[Purse, NodeConfig], Awaitable[Sent]],
+    *,
+    told: str,
+    unsigned: Path | None,
+    as_json: bool,
+) -> None:
+    """Have the wallet sign one transaction, or draft it into ``unsigned``, and say what became of it.
+
+    Raises:
+        ConfigError: the wallet's secret is not here, or the file cannot be written.
+        ChainError: it was not taken.
+    """
+    from robocompute_node.purse import Use
+    from robocompute_settlement.drafting import DraftingSettlement
+
+    if unsigned is None:
+        sent = with_purse(data, Use.SIGN, act)
+        if as_json:
+            say_json({"signature": sent.signature, "slot": sent.slot})
+        else:
+            say(f"{told}; transaction {sent.signature}")
+        return
+
+    async def drafted(purse: Purse, config: NodeConfig) -> bytes:
+        from robocompute_settlement.drafts import draft_file
+
+        assert isinstance(purse.chain, DraftingSettlement)
+        await act(purse, config)
+        (draft,) = purse.chain.drafts
+        return draft_file(draft, config.chain.program_id)
+
+    content = with_purse(data, Use.DRAFT, drafted)
+    write_new(unsigned, content)
+    if as_json:
+        say_json({"unsigned": str(unsigned)})
+        return
+    say(f"Not sent: {unsigned} is to be signed by the wallet within about a minute. Then:")
+    say(f"  robocompute-node wallet send {unsigned} --data {data}")
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        ConfigError: it is there, or cannot be written.
+    """
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        raise ConfigError(
+            f"{path} is there already and is not overwritten: name another"
+        ) from None
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be written ({exc.strerror}): name another") from exc
