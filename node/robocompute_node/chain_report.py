@@ -149,7 +149,7 @@ def _authority(program: DeployedProgram, report: ChainReport, wanted: Address | 
 
 
 def authority_text(authority: Address | None) -> str:
-    """Say who may replace the program."""
+    """Say who may replace the program, in words."""
     if authority is None:
         return "nobody: the program stays as it is for ever"
     kind = "a single key" if Pubkey(authority).is_on_curve() else "a program's address"
