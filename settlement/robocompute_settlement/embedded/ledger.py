@@ -174,8 +174,8 @@ class Ledger:
 
     def account(self, address: Pubkey, level: Level = Level.CONFIRMED) -> Account | None:
         """The account as it was at this level; ``None`` where there is none."""
-        undos = self._undo.get(address)
-        if undos and undos[-1].slot > (slot := self.slot(level)):
+        slot, undos = self.slot(level), self._undo.get(address)
+        if undos and undos[-1].slot > slot:
             before = next(undo.account for undo in undos if undo.slot > slot)
             return None if before is None else unpack_account(before)
         return self._machine.account(address)
