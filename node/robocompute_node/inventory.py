@@ -1,7 +1,4 @@
-"""What this machine has to offer: processor, memory, disk and GPUs, as the machine itself says.
-
-Enumeration can lie (a shim in front of NVML); a proof of work over the cards is another part's.
-"""
+"""What this machine has to offer: processor, memory, disk and GPUs, as the machine itself says."""
 
 from __future__ import annotations
 
@@ -11,27 +8,12 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from robocompute_node.cards import Card, Cards
 
 _MIB: Final = 1 << 20
-_CLASSES: Final = (
-    (r"\bA100\b", "a100"), (r"\bH100\b", "h100"), (r"\bH200\b", "h200"), (r"\bB200\b", "b200"),
-    (r"\bL40S\b", "l40s"), (r"\bL4\b", "l4"), (r"\bA10\b", "a10"), (r"\bT4\b", "t4"),
-    (r"\bV100\b", "v100"), (r"\b3090\b", "rtx3090"), (r"\b4090\b", "rtx4090"),
-    (r"\b5090\b", "rtx5090"),
-)  # fmt: skip
-"""The driver's product names, by resource class of the protocol."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """One card."""
-
-    uuid: str
-    model: str
-    """As the driver calls it: "NVIDIA A100-SXM4-80GB"."""
-    resource_class: str
-    memory_mib: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,41 +27,18 @@ class Inventory:
     """Of the machine, or of the cgroup the node runs in where that is less."""
     disk_mib: int
     """Free where the node keeps its data."""
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[Card, ...]
 
 
-def gpu_class(model: str) -> str:
-    """Return the resource class of a card by its product name; "gpu-other" when it is none."""
-    for pattern, name in _CLASSES:
-        if re.search(pattern, model.replace("-", " "), re.IGNORECASE):
-            return name
-    return "gpu-other"
-
-
-def take_inventory(data: Path) -> Inventory:
+def take_inventory(data: Path, cards: Cards) -> Inventory:
     """Look at this machine. ``data`` is an existing folder on the disk that jobs would use."""
     return Inventory(
         cpu_model=_cpu_model(),
         cpu_cores=len(os.sched_getaffinity(0)),
         memory_mib=_memory_bytes() // _MIB,
         disk_mib=shutil.disk_usage(data).free // _MIB,
-        gpus=_gpus(),
+        gpus=cards.cards(),
     )
-
-
-def gpu_utilisation(uuids: tuple[str, ...]) -> tuple[int, ...]:
-    """Return how busy these cards are, in percent; none where the driver does not say."""
-    nvml = _nvml()
-    if nvml is None or not uuids:
-        return ()
-    try:
-        handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
-        rates = [nvml.nvmlDeviceGetUtilizationRates(handle).gpu for handle in handles]
-    except nvml.NVMLError:
-        return ()
-    finally:
-        nvml.nvmlShutdown()
-    return tuple(min(100, max(0, int(rate))) for rate in rates)
 
 
 def _cpu_model() -> str:
@@ -106,43 +65,3 @@ def _memory_bytes() -> int:
         except (OSError, ValueError):
             continue
     return min(bounds)
-
-
-def _nvml() -> Any | None:
-    """Return NVML, initialised; None on a machine without NVIDIA's driver."""
-    import pynvml  # deferred: it looks for the driver's library
-
-    nvml: Any = pynvml
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return None
-    return nvml
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    nvml = _nvml()
-    if nvml is None:
-        return ()
-    found: list[Gpu] = []
-    try:
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            model = _text(nvml.nvmlDeviceGetName(handle))
-            found.append(
-                Gpu(
-                    uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-                    model=model,
-                    resource_class=gpu_class(model),
-                    memory_mib=nvml.nvmlDeviceGetMemoryInfo(handle).total // _MIB,
-                )
-            )
-    except nvml.NVMLError:
-        return tuple(found)
-    finally:
-        nvml.nvmlShutdown()
-    return tuple(found)

@@ -43,6 +43,7 @@ from robocompute_node.executor.spawn import AlreadySupervised, Spawner, SpawnFai
 from robocompute_node.executor.spec import SPEC, Bind, Limits, Spec, write_durably
 from robocompute_node.executor.unpack import Stamp, unpack
 from robocompute_node.executor.usage import UsageReader
+from robocompute_node.nvml import NvmlCards
 from robocompute_protocol import codec
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import StoreError
@@ -53,6 +54,7 @@ from robocompute_protocol.money import Millis
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from robocompute_node.cards import Cards
     from robocompute_node.executor.port import BlobStore, Progress
     from robocompute_node.executor.requirements import Wanted
     from robocompute_protocol.messages import Appended, Output, Usage
@@ -104,6 +106,7 @@ class BubblewrapExecutor:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     """The daemon's own environment: pip's and uv's settings are read from it, jobs never see it."""
     caps: Caps = field(default_factory=Caps)
+    cards: Cards = field(default_factory=NvmlCards)
     _spawner: Spawner = field(init=False, default_factory=Spawner)
     _jobs: Path = field(init=False)
     _bwrap: str = field(init=False)
@@ -362,7 +365,7 @@ class BubblewrapExecutor:
 
     def usage(self, job_id: str) -> AsyncIterator[Usage]:
         folder = self._folder(job_id)
-        return UsageReader(folder, finished=lambda: self._ended(folder))
+        return UsageReader(folder, self.cards, finished=lambda: self._ended(folder))
 
     def _ended(self, folder: JobFolder) -> bool:
         """Whether the end is on disk; a lost job's is put there now."""
