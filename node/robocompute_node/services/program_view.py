@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS: Final = 30.0
 """Between looks at Config and stake: a stake that another key took over must be noticed well within
 the 300 s for which the old key's ticks count."""
+FIRST_SECONDS: Final = 3.0
+"""The node goes on starting after this long, whether the chain answered or not."""
 AGAIN_SECONDS: Final = 2.0
-"""Between looks before the first answer."""
+"""Between looks while there is no answer: nothing is let until there is one."""
 
 
 class ProgramView:
@@ -68,10 +70,11 @@ class ProgramView:
         Raises:
             ConfigError: what is deployed is not safe to be paid through on this chain.
         """
-        await self._look()
+        with trio.move_on_after(FIRST_SECONDS):
+            await self._look()
         task_status.started()
         while True:
-            await trio.sleep(AGAIN_SECONDS if self.config is None else REFRESH_SECONDS)
+            await trio.sleep(AGAIN_SECONDS if self.waits_for else REFRESH_SECONDS)
             await self._look()
 
     async def _look(self) -> None:
