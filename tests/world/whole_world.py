@@ -31,6 +31,7 @@ from robocompute_node.localnet.chains import process_of
 from robocompute_node.localnet.processes import Started, start, stop
 from robocompute_node.localnet.world import Record, World
 from robocompute_protocol.money import parse_amount
+from robocompute_settlement.validator import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -328,6 +329,8 @@ def found_world(
     horizon_s: int = HORIZON_S,
     first_tick_s: int = FIRST_TICK_S,
     close_lost_after_s: int = 3_600,
+    channel_deposit: str = "5.00",
+    backend: str = "embedded",
 ) -> Generator[WholeWorld]:
     """Found a world, and end it: no process of it is left."""
     folder.mkdir(exist_ok=True)
@@ -339,6 +342,8 @@ def found_world(
         "horizon": horizon_s,
         "first_tick": first_tick_s,
         "close_lost_after": close_lost_after_s,
+        "channel_deposit": channel_deposit,
+        "backend": backend,
     }
     ports = {
         name: free_port()
@@ -346,6 +351,9 @@ def found_world(
             "chain_rpc", "chain_ws", "provider_api", "provider_p2p", "client_api", "client_p2p",
         )
     }  # fmt: skip
+    if backend == "validator":
+        ports["chain_rpc"] = free_ports(2)
+        ports["chain_ws"] = ports["chain_rpc"] + 1
     world = WholeWorld(folder, text.format(**numbers, **ports))
     try:
         yield world
