@@ -94,33 +94,39 @@ class Endpoint:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         answer = bytearray()
         try:
-            async with self._client.stream(
-                "POST", self.url, content=body, headers=headers
-            ) as response:
-                self._check_status(response)
-                async for part in response.aiter_bytes():
-                    answer += part
-                    if len(answer) > MAX_ANSWER_BYTES:
-                        raise Unanswered("the answer is too large", reached=True)
+            with trio.CancelScope() as scope:
+                async with self._client.stream(
+                    "POST", self.url, content=body, headers=headers
+                ) as response:
+                    self._check_head(response)
+                    async for part in response.aiter_bytes():
+                        answer += part
+                        if len(answer) > MAX_ANSWER_BYTES:
+                            # Leaving the loop would leave the library's generators half-way.
+                            scope.cancel()
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
             raise Unanswered(_reason(exc), reached=False) from exc
         except (httpx.RequestError, httpx.InvalidURL) as exc:
             raise Unanswered(_reason(exc), reached=True) from exc
+        if scope.cancelled_caught:
+            raise Unanswered("the answer is too large", reached=True)
         return bytes(answer)
 
-    def _check_status(self, response: httpx.Response) -> None:
+    def _check_head(self, response: httpx.Response) -> None:
         status = response.status_code
         if status == TOO_MANY_REQUESTS:
             self._limiter.pause(_retry_after_s(response.headers.get("Retry-After", "")))
         if status != HTTP_OK:
             # A gateway that failed may have passed the request on; one that declined did not.
             raise Unanswered(f"HTTP {status}", reached=status >= HTTP_SERVER_ERROR)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise Unanswered("the answer is compressed, unasked", reached=True)
 
 
 def _result(number: int, raw: bytes) -> Any:
     try:
         answer: Any = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Unanswered("the answer is no JSON", reached=True) from None
     match answer:
         case {"error": {"code": int(code), "message": str(message), **rest}, **envelope}:

@@ -38,6 +38,8 @@ an honest one is behind by seconds. Less than a read's deadline, so that the rea
 COOL_S: Final = 1.0
 MOST_COOL_S: Final = 30.0
 """An endpoint that failed is asked after the others, for this long, doubled with each failure."""
+SLOT_S: Final = 0.4
+"""A slot lasts this long."""
 LAG_SLOTS: Final = 25
 """An endpoint this far behind the best (10 s) is asked after the others."""
 PROBE_S: Final = 10.0
@@ -70,8 +72,13 @@ class Standing:
         """Note that it is well, and the slot it named."""
         self.failures = 0
         self.cool_until = float("-inf")
-        if slot is not None and slot >= self.slot:
+        if slot is not None:
             self.slot, self.slot_at = slot, trio.current_time()
+
+    def supposed_slot(self, now: float) -> float | None:
+        """Where it should be by now; ``None`` when it was not heard of lately."""
+        age = now - self.slot_at
+        return None if age > 2 * PROBE_S else self.slot + age / SLOT_S
 
 
 class Endpoints:
@@ -176,7 +183,6 @@ class Endpoints:
             ChainRefused: there is none.
         """
         now = trio.current_time()
-        best = max((each.slot for each in self._all if not each.foreign), default=0)
         found = [each for each in self._all if not each.foreign]
         if not found:
             expected = "?" if self._genesis_hash is None else to_base58(self._genesis_hash)
@@ -184,10 +190,13 @@ class Endpoints:
                 f"the chain at {self.name} is another one: its genesis hash is not {expected}"
             )
 
+        reached = [slot for each in found if (slot := each.supposed_slot(now)) is not None]
+        best = max(reached, default=0.0)
+
         def order(each: Standing) -> tuple[bool, bool, int]:
             away = each.endpoint.paused or now < each.cool_until
-            lags = each.slot + LAG_SLOTS < best
-            return away, lags, each.rank
+            slot = each.supposed_slot(now)
+            return away, slot is not None and slot + LAG_SLOTS < best, each.rank
 
         return sorted(found, key=order)
 

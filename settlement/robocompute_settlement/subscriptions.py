@@ -189,7 +189,7 @@ class Subscriptions:
     def _received(self, message: str | bytes) -> None:
         try:
             decoded: Any = msgspec.json.decode(message)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         match decoded:
             case {"params": {"subscription": int(remote), **rest}}:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
-POOL: Final = 120
+POOL: Final = 240
 LAMPORTS: Final = 10_000_000_000
 TOKENS: Final = MicroUnits(1_000_000_000)
 FEE_BPS: Final = 100
