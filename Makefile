@@ -58,9 +58,10 @@ program:  ## build the Solana program from its sources (fetches the toolchain on
 program-verify:  ## prove that the committed program is what the sources give
 	scripts/program/verify.sh
 
-program-test:  ## run the Rust tests of the program's interface
+program-test:  ## run the Rust tests: the program's rules, and the committed program on a chain
 	scripts/program/setup.sh
 	cd programs/settlement && cargo test --quiet --locked -p robocompute-settlement-interface
+	cd programs/settlement/tests && CARGO_TARGET_DIR=../target/tests cargo test --quiet --locked
 
 soak: setup  ## long attacks, kill loops and soaks (not part of `make test`)
 	$(PYTHON) -m pytest -m soak --timeout 3600 $(ARGS)

@@ -1,11 +1,102 @@
 //! The IDL in the form Anchor's older coders (anchorpy's among them) read.
 //!
-//! Accounts are left out on purpose: ours begin with a one-byte kind, not with an Anchor
-//! discriminator, so those coders could not decode them.
+//! Our accounts begin with a one-byte kind and not with an Anchor discriminator, so they are listed
+//! among the types: a coder told which one it is reads the whole of it, header included.
 
 use std::fmt::Write;
 
 use crate::{error::ERRORS, event::EVENTS, instruction::INSTRUCTIONS, layout::FieldSpec};
+
+const KEY: &str = r#""publicKey""#;
+const DIGEST: &str = r#"{"array": ["u8", 32]}"#;
+const U8: &str = r#""u8""#;
+const U16: &str = r#""u16""#;
+const U64: &str = r#""u64""#;
+const I64: &str = r#""i64""#;
+
+type Fields = &'static [(&'static str, &'static str)];
+
+/// What every account begins with.
+const HEADER: Fields = &[
+    ("kind", U8),
+    ("version", U8),
+    ("bump", U8),
+    ("state", U8),
+    ("fee_bps", U16),
+    ("reserved", U16),
+];
+
+/// Every field of every account behind the header, in order. The vectors hold this against the
+/// records of [`crate::state`].
+const ACCOUNTS: &[(&str, Fields)] = &[
+    (
+        "Config",
+        &[
+            ("admin", KEY),
+            ("treasury", KEY),
+            ("mint0", KEY),
+            ("mint1", KEY),
+            ("domain", DIGEST),
+            ("pending_admin", KEY),
+            ("slot_stake", U64),
+            ("unbond_s", U64),
+            ("min_challenge_s", U64),
+            ("slash_bps", U16),
+            ("paused", U8),
+            ("auth_bump", U8),
+            ("vault_bump0", U8),
+            ("vault_bump1", U8),
+            ("reserved_end", U16),
+        ],
+    ),
+    (
+        "Balance",
+        &[
+            ("owner", KEY),
+            ("mint", KEY),
+            ("delegate", KEY),
+            ("available", U64),
+            ("fees_owed", U64),
+            ("fees_paid", U64),
+            ("next_nonce", U64),
+            ("allowance", U64),
+            ("delegate_expires", I64),
+        ],
+    ),
+    (
+        "Stake",
+        &[
+            ("owner", KEY),
+            ("mint", KEY),
+            ("node_key", KEY),
+            ("prev_key", KEY),
+            ("rent_payer", KEY),
+            ("bonded", U64),
+            ("unbonding", U64),
+            ("unbond_at", I64),
+            ("rotated_at", I64),
+            ("watermark", I64),
+            ("slashed", U64),
+        ],
+    ),
+    (
+        "Channel",
+        &[
+            ("payer", KEY),
+            ("payee", KEY),
+            ("voucher_key", KEY),
+            ("mint", KEY),
+            ("rent_payer", KEY),
+            ("nonce", U64),
+            ("deposit", U64),
+            ("settled", U64),
+            ("fee_taken", U64),
+            ("challenge_s", U64),
+            ("close_at", I64),
+            ("alloc_root", DIGEST),
+        ],
+    ),
+];
 
 /// The whole IDL, one line an entry, ending in a newline. The same input gives the same text.
 pub fn json() -> String {
@@ -27,6 +118,16 @@ pub fn json() -> String {
             fields(one.arguments, ""),
         )
     });
+    let types = ACCOUNTS.iter().map(|(name, own)| {
+        let fields = HEADER
+            .iter()
+            .chain(*own)
+            .map(|(field, kind)| format!(r#"{{"name": "{}", "type": {kind}}}"#, camel(field)));
+        format!(
+            "{{\"name\": \"{name}\", \"type\": {{\"kind\": \"struct\",\n     \"fields\": [{}]}}}}",
+            join(fields, ", ")
+        )
+    });
     let events = EVENTS.iter().map(|one| {
         format!(
             "{{\"name\": \"{}\",\n     \"fields\": [{}]}}",
@@ -38,9 +139,10 @@ pub fn json() -> String {
         format!(r#"{{"code": {number}, "name": "{name}", "msg": "{}"}}"#, meaning.trim())
     });
     format!(
-        "{{\n  \"version\": \"{}\",\n  \"name\": \"settlement\",\n  \"instructions\": [\n    {}\n  ],\n  \"events\": [\n    {}\n  ],\n  \"errors\": [\n    {}\n  ]\n}}\n",
+        "{{\n  \"version\": \"{}\",\n  \"name\": \"settlement\",\n  \"instructions\": [\n    {}\n  ],\n  \"types\": [\n    {}\n  ],\n  \"events\": [\n    {}\n  ],\n  \"errors\": [\n    {}\n  ]\n}}\n",
         env!("CARGO_PKG_VERSION"),
         join(instructions, ",\n    "),
+        join(types, ",\n    "),
         join(events, ",\n    "),
         join(errors, ",\n    "),
     )
