@@ -66,7 +66,13 @@ def test_a_chain_that_is_down_is_one_line_with_the_next_step(
     url = f"http://127.0.0.1:{free_port()}"
     assert run_command(["init", "--data", str(tmp_path), "--rpc-url", url]) == 0
     capsys.readouterr()
-    for command in (["run"], ["wallet"], ["wallet", "withdraw", "1"]):
+    for command in (
+        ["wallet"],
+        ["wallet", "withdraw", "1"],
+        ["channels"],
+        ["stake"],
+        ["earnings"],
+    ):
         assert run_command([*command, "--data", str(tmp_path)]) == 1
         said = one_line(capsys.readouterr().err)
         assert url in said
