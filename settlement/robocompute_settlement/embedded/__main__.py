@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 from solders.pubkey import Pubkey
@@ -66,7 +66,7 @@ async def serve(options: Options) -> None:
             methods.add("embeddedCutConnections", pubsub.cut)
         server = HttpServer(ledger, methods)
         listeners = await trio.open_tcp_listeners(options.rpc_port, host=HOST)
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(trio.serve_listeners, server.handle, listeners))
             websockets: WebSocketServer = await nursery.start(
                 partial(
@@ -93,6 +93,15 @@ async def serve(options: Options) -> None:
                     nursery.cancel_scope.cancel()
 
 
+def _first_of(exc: BaseException) -> BaseException:
+    """What ended a nursery: the tasks that were only cancelled by it say nothing."""
+    found = exc
+    while isinstance(found, BaseExceptionGroup):
+        members = cast("BaseExceptionGroup[BaseException]", found).exceptions
+        found = members[0]
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one embedded chain; returns the process's exit status."""
     parser = argparse.ArgumentParser(prog="robocompute_settlement.embedded", description=__doc__)
@@ -117,12 +126,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         trio.run(serve, options)
-    except RoboComputeError as exc:
-        print(f"embedded chain: {exc}", file=sys.stderr)  # noqa: T201
-        return exc.exit_status
-    except OSError as exc:
-        print(f"embedded chain: cannot listen: {exc}", file=sys.stderr)  # noqa: T201
-        return 1
+    except (RoboComputeError, OSError, ExceptionGroup) as exc:
+        cause = _first_of(exc)
+        if isinstance(cause, RoboComputeError):
+            print(f"embedded chain: {cause}", file=sys.stderr)  # noqa: T201
+            return cause.exit_status
+        if isinstance(cause, OSError):
+            print(f"embedded chain: cannot listen: {cause}", file=sys.stderr)  # noqa: T201
+            return 1
+        raise
     return 0
 
 

@@ -97,9 +97,7 @@ def unpack_account(raw: bytes) -> Account:
         lamports, owner, executable, rent_epoch = _ACCOUNT.unpack_from(raw)
     except struct.error as exc:
         raise ValueError(f"an account of {len(raw)} bytes is too short") from exc
-    return Account(
-        lamports, raw[_ACCOUNT.size :], Pubkey.from_bytes(owner), executable, rent_epoch
-    )
+    return Account(lamports, raw[_ACCOUNT.size :], _address(owner), executable, rent_epoch)
 
 
 class ChainStore:
@@ -121,12 +119,12 @@ class ChainStore:
         """
         self._folder = folder
         self._history = history
-        with self._explained():
+        with self._explained("opened"):
             folder.mkdir(parents=True, exist_ok=True)
             self._env = lmdb.open(str(folder), map_size=MAP_BYTES, max_dbs=8, subdir=True)
         try:
             self._check_whole()
-            with self._explained():
+            with self._explained("opened"):
                 self._meta = self._env.open_db(b"meta")
                 self._accounts = self._env.open_db(b"accounts")
                 self._transactions = self._env.open_db(b"transactions")
@@ -186,7 +184,7 @@ class ChainStore:
         with self._reading() as txn:
             late: list[tuple[Pubkey, Account]] = []
             for key, raw in txn.cursor(db=self._accounts):
-                pair = Pubkey.from_bytes(key), unpack_account(raw)
+                pair = _address(key), unpack_account(raw)
                 if pair[1].executable:
                     late.append(pair)
                 else:
@@ -197,7 +195,9 @@ class ChainStore:
         """Every undo record still kept, oldest first."""
         with self._reading() as txn:
             for _, raw in txn.cursor(db=self._undo):
-                yield msgspec.msgpack.decode(raw, type=Undo)
+                undo = msgspec.msgpack.decode(raw, type=Undo)
+                _address(undo.address)
+                yield undo
 
     def land(
         self,
@@ -303,7 +303,7 @@ class ChainStore:
 
     def _check_whole(self) -> None:
         """Refuse a cut-off file before LMDB reads past its end, which would end the process."""
-        with self._explained():
+        with self._explained("read"):
             pages = self._env.info()["last_pgno"] + 1
             needed = pages * self._env.stat()["psize"]
             held = (self._folder / "data.mdb").stat().st_size
@@ -325,11 +325,9 @@ class ChainStore:
             )
 
     @contextmanager
-    def _explained(self) -> Generator[None]:
+    def _explained(self, doing: str) -> Generator[None]:
         try:
             yield
-        except (lmdb.MapFullError, lmdb.DiskError) as exc:
-            raise StoreError(f"the chain in {self._folder} cannot be written: {exc}") from exc
         except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as exc:
             raise StoreError(
                 f"the chain in {self._folder} is damaged: {exc}; "
@@ -337,19 +335,22 @@ class ChainStore:
             ) from exc
         except (msgspec.DecodeError, ValueError) as exc:
             raise StoreError(
-                f"the chain in {self._folder} holds what is no record of it: {exc}"
+                f"the chain in {self._folder} is damaged: it holds what is no record: {exc}"
             ) from exc
         except (lmdb.Error, OSError) as exc:
-            raise StoreError(f"the chain in {self._folder} cannot be used: {exc}") from exc
+            raise StoreError(
+                f"the chain in {self._folder} cannot be {doing}: {exc}; "
+                "see that the disk has room and the folder is yours"
+            ) from exc
 
     @contextmanager
     def _reading(self) -> Generator[Any]:
-        with self._explained(), self._env.begin() as txn:
+        with self._explained("read"), self._env.begin() as txn:
             yield txn
 
     @contextmanager
     def _writing(self) -> Generator[Any]:
-        with self._explained(), self._env.begin(write=True) as txn:
+        with self._explained("written"), self._env.begin(write=True) as txn:
             yield txn
 
     def _number(self, txn: Any, name: bytes) -> int:
@@ -400,6 +401,13 @@ class ChainStore:
         found = cursor.first()
         while found and int.from_bytes(cursor.key()[:8], "big") <= final_slot:
             found = cursor.delete()
+
+
+def _address(raw: bytes) -> Pubkey:
+    """An address as a key of the store."""
+    if len(raw) != Pubkey.LENGTH:
+        raise ValueError(f"an address of {len(raw)} bytes")
+    return Pubkey.from_bytes(raw)
 
 
 def _touch(address: bytes, sequence: int) -> bytes:
