@@ -29,6 +29,8 @@ CLOSED_DOMAIN: Final = b"RCALLC01"
 ALLOCATION_DOMAIN: Final = b"RCALLO01"
 NOTHING_CLOSED: Final = Digest(bytes(32))
 """Where a channel's chain of closed agreements begins."""
+FORGOTTEN_CLOSED: Final = digest(CLOSED_DOMAIN, b"forgotten")
+"""Stands for a chain of closed agreements that a payer lost: it is that of none."""
 NOTHING: Final = MicroUnits(0)
 _U64: Final = Packer("<Q")
 _U16: Final = Packer("<H")
@@ -118,6 +120,15 @@ class PayerLedger(msgspec.Struct, frozen=True, kw_only=True):
     open: tuple[Allocation, ...] = ()
     closes: tuple[AgreementId, ...] = ()
     """The last closed agreements, oldest first; at most ``MAX_OPEN_AGREEMENTS``."""
+
+    @classmethod
+    def rebuild(cls, channel: ChannelId, settled: MicroUnits) -> PayerLedger:
+        """Return the ledger of a channel of which only the chain tells: ``settled`` is spent.
+
+        What was promised beyond it the payee must show, for ``adopt``, before more is promised.
+        """
+        closed = FORGOTTEN_CLOSED if settled else NOTHING_CLOSED
+        return cls(channel=channel, cumulative=settled, closed_total=settled, closed=closed)
 
     @property
     def credit(self) -> MicroUnits:

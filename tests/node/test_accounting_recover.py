@@ -72,6 +72,8 @@ async def test_a_client_that_lost_its_store_goes_on_with_the_same_channel_and_pa
         payee = provider.earnings.get(after.channel)
         assert payee is not None
         assert payee.ledger.owed == cost + more
+        assert after.ledger.cumulative == payee.ledger.cumulative
+        assert after.ledger.credit >= 0
         await provider.settler.settle_everything()
         view = await client.chain.channel(after.channel)
         assert view is not None

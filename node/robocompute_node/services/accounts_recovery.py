@@ -95,9 +95,7 @@ async def _paying(
         deposit=view.deposit,
         challenge_s=view.challenge_s,
         phase=ChannelPhase.OPEN if usable else ChannelPhase.CLOSING,
-        ledger=PayerLedger(
-            channel=view.channel, cumulative=view.settled, closed_total=view.settled
-        ),
+        ledger=PayerLedger.rebuild(view.channel, view.settled),
         close_at_s=view.close_at_s,
         last_seen_ms=now,
         unsure=True,
