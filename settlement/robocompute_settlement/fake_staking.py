@@ -13,6 +13,7 @@ from robocompute_protocol.signing import verify
 from robocompute_settlement import events
 from robocompute_settlement.fake_chain import NOBODY, ZERO
 from robocompute_settlement.fake_reading import FakeReader, refused
+from robocompute_settlement.instructions import MAX_SWEPT
 from robocompute_settlement.port import Sent, StakeView
 
 if TYPE_CHECKING:
@@ -198,6 +199,8 @@ class FakeStaking(FakeReader):
         self._set(replace(balance, available=MicroUnits(balance.available + amount)))
 
     async def sweep_fees(self, *, mint: Address, owners: tuple[Address, ...]) -> Sent:
+        if len(owners) > MAX_SWEPT:
+            raise ChainRefused(f"one transaction sweeps the fees of up to {MAX_SWEPT} owners")
         await self._begin("sweep_fees")
         treasury = self._chain.settings.treasury
         swept = ZERO

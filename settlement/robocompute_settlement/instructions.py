@@ -32,6 +32,8 @@ ED25519_PROGRAM: Final = Pubkey.from_string("Ed25519SigVerify1111111111111111111
 INSTRUCTIONS_SYSVAR: Final = Pubkey.from_string("Sysvar1nstructions1111111111111111111111111")
 MAX_CLAIMS: Final = 3
 """Settlements one transaction has room for: a fourth does not fit into 1,232 bytes."""
+MAX_SWEPT: Final = 26
+"""Owners whose fees one transaction has room for."""
 ASSOCIATED_CREATE_IDEMPOTENT: Final = b"\x01"
 
 _THIS_INSTRUCTION: Final = 0xFFFF

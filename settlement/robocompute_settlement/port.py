@@ -302,5 +302,5 @@ class Settlement(Protocol):
         ...
 
     async def sweep_fees(self, *, mint: Address, owners: tuple[Address, ...]) -> Sent:
-        """Bring the fees that these owners' Balances owe to the treasury's Balance."""
+        """Bring the fees that up to 26 owners' Balances owe to the treasury's Balance."""
         ...

@@ -16,6 +16,7 @@ from robocompute_settlement.endpoint import REQUESTS_PER_S, Endpoint
 from robocompute_settlement.endpoints import Endpoints
 from robocompute_settlement.instructions import (
     MAX_CLAIMS,
+    MAX_SWEPT,
     Instructions,
     Statement,
     create_token_account,
@@ -264,6 +265,8 @@ class SolanaSettlement(SolanaReader):
             await self.send(*missing)
 
     async def sweep_fees(self, *, mint: Address, owners: tuple[Address, ...]) -> Sent:
+        if len(owners) > MAX_SWEPT:
+            raise ChainRefused(f"one transaction sweeps the fees of up to {MAX_SWEPT} owners")
         build = await self._instructions()
         config = await self.config()
         return await self.send(

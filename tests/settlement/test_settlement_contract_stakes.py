@@ -137,6 +137,10 @@ async def test_the_treasury_is_paid_though_nobody_made_its_balance(world: ChainW
         found = await anybody.balance(local_address(TREASURY), world.plan.mints[1])
         assert found is not None
         assert found.available == 0
+        with pytest.raises(ChainRefused, match="up to 26"):
+            await anybody.sweep_fees(
+                mint=world.usdc, owners=tuple(local_address(f"o{n}") for n in range(27))
+            )
 
 
 # --- administration ------------------------------------------------------------------------------
@@ -196,3 +200,22 @@ async def test_the_administration_is_handed_over_in_two_steps(world: ChainWorld)
         await new.propose_admin(admin.address)
         await old.accept_admin()
         assert (await reader.config()).admin == admin.address
+
+
+# --- repetitions, as docs/settlement.md promises them --------------------------------------------
+
+
+async def test_closing_twice_closes_once(pair: Pair) -> None:
+    channel = await pair.open(challenge_s=30)
+    await pair.delegate.request_close(channel)
+    asked = await pair.wallet.channel(channel.channel)
+    await pair.world.pass_time(2)
+    await pair.delegate.request_close(channel)
+    assert await pair.wallet.channel(channel.channel) == asked
+    await pair.payee.close_by_payee(channel)
+    had = await pair.available(pair.client)
+    for again in (pair.payee.close_by_payee, pair.payee.finalize_close):
+        with pytest.raises(ChainRefused) as refused:
+            await again(channel)
+        assert refused.value.number == 6004
+    assert await pair.available(pair.client) == had
