@@ -71,11 +71,11 @@ class BlockMethods:
             "blockHeight": slot,
             "blockTime": timeline.time_s(slot),
         }
-        if arguments.options.get("rewards", True):
+        if arguments.options.get("rewards") is not False:
             out["rewards"] = []
         landed = self._ledger.block(slot)
         newest = arguments.option_number("maxSupportedTransactionVersion")
-        match arguments.options.get("transactionDetails", "full"):
+        match arguments.options.get("transactionDetails") or "full":
             case "none":
                 pass
             case "signatures":
