@@ -74,7 +74,7 @@ class Endpoint:
     @property
     def paused(self) -> bool:
         """Whether it asked for fewer requests a moment ago."""
-        return self._limiter.paused
+        return self._limiter.paused_s > 0
 
     async def ask(self, method: str, params: list[Any], *, urgent: bool = False) -> Any:
         """Ask once and return the result.
@@ -83,6 +83,8 @@ class Endpoint:
             Unanswered: no usable answer came.
             ErrorAnswer: the endpoint's answer is an error.
         """
+        if self._limiter.paused_s > REQUEST_DEADLINE_S:
+            raise Unanswered("it asked for fewer requests", reached=False)
         await self._limiter.take(urgent=urgent)
         number = next(self._numbers)
         body = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}

@@ -41,9 +41,9 @@ class RateLimiter:
         self._tokens = min(self._tokens, 1.0)
 
     @property
-    def paused(self) -> bool:
-        """Whether the endpoint asked for a pause that is not over."""
-        return trio.current_time() < self._resume_at
+    def paused_s(self) -> float:
+        """How long the pause that the endpoint asked for still lasts; 0 when there is none."""
+        return max(0.0, self._resume_at - trio.current_time())
 
     def _pause(self, *, urgent: bool) -> float:
         now = trio.current_time()

@@ -13,7 +13,6 @@ NODE_BEHIND: Final = -32016
 INTERNAL_ERROR: Final = -32603
 METHOD_NOT_FOUND: Final = -32601
 TOO_MANY_REQUESTS: Final = 429
-SLOT_SKIPPED: Final = -32009
 BLOCK_NOT_AVAILABLE: Final = -32004
 BLOCK_STATUS_NOT_AVAILABLE: Final = -32014
 BUSY_CODES: Final = frozenset(
@@ -69,6 +68,9 @@ def refusal_of(
             )
         case "AccountNotFound" | "InsufficientFundsForFee" | {"InsufficientFundsForRent": _}:
             return ChainRefused("the signer has no SOL for the fee: send it some", details=details)
+        case {"InstructionError": [int(), "ComputationalBudgetExceeded"]}:
+            # The accounts changed after the simulation; the next one sees that.
+            return ChainBusy("the transaction needed more than it was given", details=details)
         case {"InstructionError": [int(index), {"Custom": int(number)}]}:
             named = programs[index] if index < len(programs) else None
             return _custom(number, _failed_program(logs) or named, details)

@@ -42,6 +42,16 @@ NEWS_CONNECTED_S: Final = 30.0
 NEWS_ALONE_S: Final = 5.0
 """The same, by who watches many things for ever."""
 
+_LOST: Final = (
+    HandshakeError,
+    ConnectionClosed,
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    OSError,
+)
+"""How a connection ends, or does not come about."""
+
 
 @dataclass(eq=False, slots=True)
 class Watch:
@@ -111,7 +121,7 @@ class Subscriptions:
         for url in itertools.cycle(self._urls):
             try:
                 await self._connect(url)
-            except* (HandshakeError, ConnectionClosed, trio.TooSlowError, OSError) as group:
+            except* _LOST as group:
                 log.warning("no websocket to %s, will retry: %r", url, group.exceptions[0])
             await trio.sleep(pause)
             pause = RECONNECT_FIRST_S if self._served else min(pause * 2, RECONNECT_MOST_S)
