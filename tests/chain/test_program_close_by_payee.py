@@ -16,26 +16,6 @@ def channel(world: World) -> Channel:
     return world.channel(world.depositor(100), world.depositor(0), deposit=40)
 
 
-def test_the_rest_and_the_rent_go_back(world: World, channel: Channel) -> None:
-    world.settled(channel, 15)
-    rent, before = world.lamports(channel.address), world.lamports(channel.payer.address)
-    result = world.ok(world.close_by_payee(channel), signers=(channel.payee.key,))
-    assert world.read_balance(channel.payer.address).available == 60 + 25
-    assert world.lamports(channel.payer.address) == before + rent
-    assert world.lamports(channel.address) == 0
-    assert not world.data(channel.address)
-    assert world.events(result)[0] == (
-        "ChannelClosed",
-        {
-            "channel": channel.address,
-            "payer": channel.payer.address,
-            "payee": channel.payee.address,
-            "settled": 15,
-            "refunded": 25,
-        },
-    )
-
-
 def test_settling_and_closing_fit_one_transaction(world: World, channel: Channel) -> None:
     check = ed25519_instruction(world.voucher(channel, 40))
     world.ok(
@@ -81,26 +61,6 @@ def test_nobody_else_may_not_even_the_payer(world: World, channel: Channel) -> N
     own = world.balance_address(payer.address)
     call = world.close_by_payee(channel, authority=payer.address, payee_balance=own)
     assert world.refusal(call, signers=(payer.key,)) == "WrongBalance"
-
-
-def test_the_payee_must_sign(world: World, channel: Channel) -> None:
-    call = world.close_by_payee(channel)
-    metas = [type(one)(one.pubkey, False, one.is_writable) for one in call.accounts]
-    assert world.refusal(type(call)(call.program_id, call.data, metas)) == "MissingSignature"
-
-
-def test_the_rest_goes_to_the_payer_only(world: World, channel: Channel) -> None:
-    own = world.balance_address(channel.payee.address)
-    call = world.close_by_payee(channel, payer_balance=own)
-    assert world.refusal(call, signers=(channel.payee.key,)) == "WrongBalance"
-    call = world.close_by_payee(channel, payer_balance=channel.address)
-    assert "AccountBorrowFailed" in world.refusal(call, signers=(channel.payee.key,))
-
-
-def test_the_rent_goes_to_who_paid_it_only(world: World, channel: Channel) -> None:
-    for other in (channel.payee.address, channel.address):
-        call = world.close_by_payee(channel, rent_payer=other)
-        assert world.refusal(call, signers=(channel.payee.key,)) == "WrongRentPayer"
 
 
 def test_a_closing_channel_can_be_closed_at_once(world: World, channel: Channel) -> None:

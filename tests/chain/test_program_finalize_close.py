@@ -14,21 +14,6 @@ def channel(world: World) -> Channel:
     return world.channel(world.depositor(100), world.depositor(0), deposit=40)
 
 
-def test_anyone_closes_when_the_challenge_time_is_over(world: World, channel: Channel) -> None:
-    world.ok(world.request_close(channel), signers=(channel.payer.key,))
-    world.settled(channel, 15)
-    world.set_time(NOW + 3_599)
-    assert world.refusal(world.finalize_close(channel)) == "ChallengeNotOver"
-    world.set_time(NOW + 3_600)
-    before, rent = world.lamports(channel.payer.address), world.lamports(channel.address)
-    world.pause()
-    result = world.ok(world.finalize_close(channel))
-    assert world.read_balance(channel.payer.address).available == 85
-    assert world.lamports(channel.payer.address) == before + rent
-    assert not world.data(channel.address)
-    assert world.events(result)[0][1]["refunded"] == 25
-
-
 def test_a_late_voucher_still_counts_until_somebody_closes(world: World, channel: Channel) -> None:
     world.ok(world.request_close(channel), signers=(channel.payer.key,))
     world.set_time(NOW + 10_000)
@@ -50,15 +35,3 @@ def test_it_happens_once(world: World, channel: Channel) -> None:
     world.ok(call)
     assert world.refusal(call) == "ForeignAccount"
     assert world.read_balance(channel.payer.address).available == 100
-
-
-def test_money_and_rent_go_nowhere_else(world: World, channel: Channel) -> None:
-    world.ok(world.request_close(channel), signers=(channel.payer.key,))
-    world.set_time(NOW + 3_600)
-    thief = world.depositor()
-    call = world.finalize_close(channel, payer_balance=world.balance_address(thief.address))
-    assert world.refusal(call) == "WrongBalance"
-    call = world.finalize_close(channel, rent_payer=thief.address)
-    assert world.refusal(call) == "WrongRentPayer"
-    call = world.finalize_close(channel, channel=world.balance_address(thief.address))
-    assert world.refusal(call) == "WrongAccountKind"

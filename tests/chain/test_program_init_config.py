@@ -19,30 +19,6 @@ def refused(world: World, signer: Keypair | None = None, /, **changes: object) -
     return world.refusal(call, signers=(signer or world.upgrade_authority,))
 
 
-def test_config_and_vaults_are_created_and_the_event_says_so(bare_world: World) -> None:
-    world = bare_world
-    result = world.init_config()
-    config = world.read_config()
-    assert (config.kind, config.version, config.fee_bps) == (1, 1, 250)
-    assert (config.admin, config.treasury) == (world.admin.pubkey(), world.treasury.pubkey())
-    assert config.mints == world.mints
-    assert config.domain == world.domain
-    assert config.pending_admin == SYSTEM
-    assert (config.slot_stake, config.unbond_s, config.min_challenge_s) == (
-        50_000_000,
-        604_800,
-        60,
-    )
-    assert (config.slash_bps, config.paused) == (2_000, 0)
-    for mint in world.mints:
-        data = world.data(world.vault(mint))
-        assert data is not None
-        assert data[:64] == bytes(mint) + bytes(world.vault_authority)
-    name, values = world.events(result)[0]
-    assert name == "ConfigChanged"
-    assert (values["admin"], values["fee_bps"]) == (world.admin.pubkey(), 250)
-
-
 def test_the_domain_separates_chains_and_programs(bare_world: World) -> None:
     bare_world.init_config()
     other = World()
@@ -57,24 +33,6 @@ def test_one_mint_is_enough(bare_world: World) -> None:
     call = world.instruction("init_config", accounts, **world.init_arguments())
     world.ok(call, signers=(world.upgrade_authority,))
     assert world.read_config().mints == (world.mints[0], SYSTEM)
-
-
-def test_it_happens_once(world: World) -> None:
-    assert refused(world) == "AlreadyExists"
-
-
-def test_only_the_upgrade_authority_may(bare_world: World) -> None:
-    world, thief = bare_world, Keypair()
-    world.svm.airdrop(thief.pubkey(), 10**10)
-    assert refused(world, thief, authority=thief.pubkey()) == "NotUpgradeAuthority"
-
-
-def test_its_signature_is_needed(bare_world: World) -> None:
-    world = bare_world
-    call = world.instruction(
-        "init_config", world.init_accounts(), unsigned=("authority",), **world.init_arguments()
-    )
-    assert world.refusal(call) == "MissingSignature"
 
 
 def test_a_program_nobody_can_upgrade_cannot_be_configured(bare_world: World) -> None:
@@ -126,11 +84,6 @@ def test_only_classic_mints_with_six_decimals_are_accepted(
 def test_one_mint_cannot_be_accepted_twice(bare_world: World) -> None:
     vault = bare_world.vault(bare_world.mints[0])
     assert refused(bare_world, mint1=bare_world.mints[0], vault1=vault) == "WrongMint"
-
-
-@pytest.mark.parametrize("name", ["config", "vault0", "vault1", "vault_authority"])
-def test_other_addresses_are_refused(bare_world: World, name: str) -> None:
-    assert refused(bare_world, **{name: Pubkey.new_unique()}) == "WrongAddress"
 
 
 def test_a_genesis_hash_that_gives_another_domain_needs_other_vaults(bare_world: World) -> None:

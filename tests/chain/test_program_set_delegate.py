@@ -30,15 +30,6 @@ def test_neither_a_stranger_nor_the_delegate_may(world: World) -> None:
     assert world.refusal(call, signers=(delegate.key,)) == "NotAuthorized"
 
 
-def test_the_owner_must_sign(world: World) -> None:
-    user = world.depositor()
-    accounts = {"owner": user.address, "balance": world.balance_address(user.address)}
-    call = world.instruction(
-        "set_delegate", accounts, unsigned=("owner",), delegate=SYSTEM, allowance=0, expires=0
-    )
-    assert world.refusal(call) == "MissingSignature"
-
-
 def test_a_stake_is_no_balance(world: World) -> None:
     user = world.depositor()
     world.ok(world.register(user, Keypair().pubkey()), signers=(user.key,))

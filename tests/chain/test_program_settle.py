@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import pytest
 from settlement_layouts import (
     ED25519,
-    ROOT,
     SYSVAR,
     U64,
     ed25519_instruction,
@@ -15,7 +14,6 @@ from settlement_layouts import (
 )
 from solders.instruction import Instruction
 from solders.keypair import Keypair
-from solders.message import Message
 from solders.pubkey import Pubkey
 
 if TYPE_CHECKING:
@@ -25,27 +23,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def channel(world: World) -> Channel:
     return world.channel(world.depositor(), world.depositor(0), deposit=10_000_000)
-
-
-def test_a_voucher_becomes_the_payees_balance(world: World, channel: Channel) -> None:
-    result = world.settled(channel, 1_000_001)
-    record = world.read_channel(channel.address)
-    assert (record.settled, record.fee_taken, record.alloc_root) == (1_000_001, 25_001, ROOT)
-    balance = world.read_balance(channel.payee.address)
-    assert (balance.available, balance.fees_owed) == (975_000, 25_001)
-    assert world.events(result) == [
-        (
-            "Settled",
-            {
-                "channel": channel.address,
-                "payee": channel.payee.address,
-                "settled": 1_000_001,
-                "paid": 975_000,
-                "fee": 25_001,
-                "alloc_root": ROOT,
-            },
-        )
-    ]
 
 
 def test_totals_only_grow_and_small_settlements_pay_the_same_fee(
@@ -89,16 +66,6 @@ def test_anyone_may_settle_also_when_paused_or_closing(world: World, channel: Ch
     world.pause()
     world.settled(channel, 1_000)
     assert world.read_channel(channel.address).settled == 1_000
-
-
-def test_one_check_carries_three_settlements_in_one_transaction(world: World) -> None:
-    channels = [world.channel(world.depositor(), world.depositor(0)) for _ in range(3)]
-    check = ed25519_instruction(*(world.voucher(one, 1_000 + i) for i, one in enumerate(channels)))
-    calls = [world.settle(one, entry=i) for i, one in enumerate(channels)]
-    world.ok(check, *calls)
-    assert [world.read_channel(one.address).settled for one in channels] == [1_000, 1_001, 1_002]
-    size = len(bytes(Message([check, *calls], world.fee_payer.pubkey()))) + 65
-    assert size <= 1_232
 
 
 def test_the_check_may_stand_anywhere_in_the_transaction(world: World, channel: Channel) -> None:

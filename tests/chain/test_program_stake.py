@@ -17,20 +17,6 @@ def owner(world: World) -> User:
     return owner
 
 
-def test_money_of_the_balance_is_bonded(world: World, owner: User) -> None:
-    world.ok(world.stake(owner, 30), signers=(owner.key,))
-    result = world.ok(world.stake(owner, 20), signers=(owner.key,))
-    assert world.read_stake(owner.address).bonded == 50
-    assert world.read_balance(owner.address).available == 50
-    stake = world.stake_address(owner.address)
-    assert world.events(result)[0] == ("Staked", {"stake": stake, "amount": 20, "bonded": 50})
-
-
-def test_a_pause_does_not_stop_it(world: World, owner: User) -> None:
-    world.pause()
-    world.ok(world.stake(owner, 1), signers=(owner.key,))
-
-
 def test_no_money_that_is_not_there(world: World, owner: User) -> None:
     for amount, error in (
         (0, "ZeroAmount"),
@@ -46,18 +32,6 @@ def test_a_delegate_does_not_stake(world: World, owner: User) -> None:
     world.ok(call, signers=(owner.key,))
     call = world.stake(owner, 1, owner=node.pubkey())
     assert world.refusal(call, signers=(node,)) == "NotAuthorized"
-
-
-def test_nobody_stakes_somebody_elses_money(world: World, owner: User) -> None:
-    victim = world.depositor(100)
-    call = world.stake(owner, 1, balance=world.balance_address(victim.address))
-    assert world.refusal(call, signers=(owner.key,)) == "WrongBalance"
-
-
-def test_the_owner_must_sign(world: World, owner: User) -> None:
-    call = world.stake(owner, 1)
-    metas = [type(one)(one.pubkey, False, one.is_writable) for one in call.accounts]
-    assert world.refusal(type(call)(call.program_id, call.data, metas)) == "MissingSignature"
 
 
 def test_without_registration_there_is_nothing_to_stake_on(world: World) -> None:

@@ -62,16 +62,6 @@ def test_the_treasury_pays_its_own_fees_too(world: World) -> None:
     assert (after.available, after.fees_owed, after.fees_paid) == (1_000_000, 0, 25_000)
 
 
-def test_fees_go_to_the_treasury_only(world: World) -> None:
-    payer, payee, thief = world.depositor(), world.depositor(0), world.depositor(0)
-    world.settled(world.channel(payer, payee, deposit=1_000_000), 1_000_000)
-    balance = world.balance_address(payee.address)
-    call = world.sweep_fees(balance, treasury_balance=world.balance_address(thief.address))
-    assert world.refusal(call) == "WrongBalance"
-    call = world.sweep_fees(balance, treasury_balance=Pubkey.new_unique())
-    assert world.refusal(call) == "WrongAddress"
-
-
 def test_balances_of_another_mint_or_program_are_refused(world: World) -> None:
     payee, mint = world.depositor(0), world.mints[1]
     balance = world.balance_address(payee.address)

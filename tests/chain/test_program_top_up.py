@@ -9,25 +9,6 @@ if TYPE_CHECKING:
     from settlement_world import World
 
 
-def test_the_deposit_grows_by_what_the_balance_loses(world: World) -> None:
-    payer, payee = world.depositor(100), world.depositor()
-    channel = world.channel(payer, payee, deposit=10)
-    result = world.ok(world.top_up(channel, 25), signers=(payer.key,))
-    assert world.read_channel(channel.address).deposit == 35
-    assert world.read_balance(payer.address).available == 65
-    assert world.events(result)[0] == (
-        "ToppedUp",
-        {"channel": channel.address, "amount": 25, "deposit": 35},
-    )
-
-
-def test_a_pause_does_not_stop_it(world: World) -> None:
-    payer, payee = world.depositor(100), world.depositor()
-    channel = world.channel(payer, payee, deposit=10)
-    world.pause()
-    world.ok(world.top_up(channel, 1), signers=(payer.key,))
-
-
 def test_a_closing_channel_takes_no_more(world: World) -> None:
     payer, payee = world.depositor(100), world.depositor()
     channel = world.channel(payer, payee, deposit=10)
@@ -74,13 +55,3 @@ def test_a_closed_channel_takes_nothing(world: World) -> None:
     channel = world.channel(payer, payee, deposit=10)
     world.ok(world.close_by_payee(channel), signers=(payee.key,))
     assert world.refusal(world.top_up(channel, 1), signers=(payer.key,)) == "ForeignAccount"
-
-
-def test_one_account_passed_for_both_is_refused(world: World) -> None:
-    payer, payee = world.depositor(100), world.depositor()
-    channel = world.channel(payer, payee, deposit=10)
-    balance = world.balance_address(payer.address)
-    call = world.top_up(channel, 1, channel=balance)
-    assert world.refusal(call, signers=(payer.key,)) == "WrongAccountKind"
-    call = world.top_up(channel, 1, payer_balance=channel.address)
-    assert "AccountBorrowFailed" in world.refusal(call, signers=(payer.key,))

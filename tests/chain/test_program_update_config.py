@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 if TYPE_CHECKING:
@@ -30,13 +29,6 @@ def test_every_setting_is_replaced(world: World) -> None:
     assert world.events(result)[0][1]["paused"] is True
 
 
-def test_nobody_but_the_admin_may(world: World) -> None:
-    thief = Keypair()
-    call = world.update_config(by=thief.pubkey())
-    assert world.refusal(call, signers=(thief,)) == "NotAuthorized"
-    assert world.refusal(world.update_config(unsigned=("admin",))) == "MissingSignature"
-
-
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -50,18 +42,3 @@ def test_the_admin_cannot_pass_the_bounds(
     world: World, changes: dict[str, Any], error: str
 ) -> None:
     assert world.refusal(world.update_config(**changes), signers=(world.admin,)) == error
-
-
-def test_another_account_is_no_config(world: World) -> None:
-    user = world.depositor()
-    call = world.update_config(config=world.balance_address(user.address))
-    assert world.refusal(call, signers=(world.admin,)) == "WrongAccountKind"
-
-
-def test_a_copy_of_config_owned_by_somebody_else_is_refused(world: World) -> None:
-    data = world.data(world.config)
-    assert data is not None
-    copy = Pubkey.new_unique()
-    world.put(copy, data, Pubkey.new_unique())
-    call = world.update_config(config=copy)
-    assert world.refusal(call, signers=(world.admin,)) == "ForeignAccount"

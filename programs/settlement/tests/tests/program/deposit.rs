@@ -5,11 +5,13 @@ use settlement_tests::{World, adversary::attack, world::events};
 fn tokens_become_balance() {
     let mut world = World::configured();
     let owner = world.wallet(20);
+    let held = world.tokens(owner.tokens());
     let call = world.deposit(&owner, 700);
     let result = world.ok(&call);
-    assert_eq!(world.tokens(world.vault()), 700);
+    assert_eq!((world.tokens(world.vault()), world.tokens(owner.tokens())), (700, held - 700));
     let balance = world.balance(&owner);
     assert_eq!((balance.owner, balance.available()), (owner.key(), 700));
+    assert_eq!((balance.delegate, balance.next_nonce(), balance.fees_owed()), ([0; 32], 0, 0));
     let mint = world.mints[0].to_bytes();
     let told = Deposited { owner: owner.key(), mint, amount: 700, available: 700 };
     assert_eq!(events(&result), [told.bytes()]);

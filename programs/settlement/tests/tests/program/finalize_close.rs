@@ -27,15 +27,23 @@ fn anybody_ends_a_channel_when_its_challenge_time_is_over() {
     world.set_time(NOW + 3_599);
     assert_eq!(world.refused(&call), "ChallengeNotOver 6022");
     world.set_time(NOW + 3_600);
+    // A voucher still counts, and a pause stops nothing.
+    for more in [world.settle(&channel, 4), world.update_config(true)] {
+        world.ok(&more);
+    }
+    let lamports = |world: &World, of| world.svm.get_balance(of).unwrap_or_default();
+    let rent = lamports(&world, &channel.address);
+    let before = lamports(&world, &channel.payer.address);
     let result = world.ok(&call);
-    assert_eq!(world.balance(&channel.payer).available(), 100);
+    assert_eq!(lamports(&world, &channel.payer.address), before + rent);
+    assert_eq!(world.balance(&channel.payer).available(), 96);
     assert_eq!(world.svm.get_account(&channel.address), None);
     let told = ChannelClosed {
         channel: channel.address.to_bytes(),
         payer: channel.payer.key(),
         payee: channel.payee.key(),
-        settled: 0,
-        refunded: 10,
+        settled: 4,
+        refunded: 6,
     };
     assert_eq!(events(&result), [told.bytes()]);
 }

@@ -15,7 +15,12 @@ fn the_upgrade_authority_creates_config_and_vaults() {
     assert_eq!(config.mints, world.mints.map(|one| one.to_bytes()));
     assert_eq!((config.header.fee_bps(), config.slash_bps(), config.paused), (250, 2_000, 0));
     assert_eq!(config.pending_admin, [0; 32]);
-    assert_eq!(world.tokens(call.accounts[4]) + world.tokens(call.accounts[6]), 0);
+    for (mint, vault) in [(3, 4), (5, 6)].map(|(i, j)| (call.accounts[i], call.accounts[j])) {
+        let account = world.svm.get_account(&vault).expect("it was created");
+        assert_eq!(account.data[..32], mint.to_bytes());
+        assert_eq!(account.data[32..64], call.accounts[7].to_bytes());
+        assert_eq!(world.tokens(vault), 0);
+    }
     let told = ConfigChanged {
         admin: config.admin,
         treasury: config.treasury,

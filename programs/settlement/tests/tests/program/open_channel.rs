@@ -29,7 +29,10 @@ fn a_delegate_sets_money_aside_within_its_allowance() {
     );
     assert_eq!((record.header.state, record.header.fee_bps()), (OPEN, 250));
     assert_eq!((record.deposit(), record.settled(), record.challenge_s()), (500, 0, 3_600));
-    assert_eq!(record.rent_payer, rent_payer.key());
+    assert_eq!((record.rent_payer, record.alloc_root), (rent_payer.key(), [0; 32]));
+    assert_eq!((record.nonce(), record.fee_taken(), record.close_at()), (0, 0, 0));
+    let rent = world.svm.minimum_balance_for_rent_exemption(248);
+    assert_eq!(world.svm.get_balance(&channel), Some(rent));
     let balance = world.balance(&payer);
     assert_eq!((balance.available(), balance.next_nonce()), (200, 1));
     assert_eq!(balance.allowance(), 1_000_000 - 500);
