@@ -22,7 +22,7 @@ from settlement_layouts import (
     mint_data,
     token_data,
 )
-from settlement_world import Channel, World
+from settlement_world import Channel, Provider, World
 from solders.hash import Hash
 from solders.keypair import Keypair
 from solders.message import Message
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from settlement_world import User
     from solders.instruction import Instruction
     from solders.pubkey import Pubkey
 
@@ -225,8 +226,6 @@ def test_a_channels_whole_life_on_a_real_validator(validator: Validator) -> None
     assert world.read_channel(address).settled == 400_001
     assert world.read_balance(payee.address).available == 10**7 + 390_000
 
-    validator.ok(world.register(payee, key.pubkey()), signers=(payee.key,))
-    validator.ok(world.stake(payee, 5), signers=(payee.key,))
     validator.ok(world.sweep_fees(world.balance_address(payee.address)))
     validator.ok(world.request_close(channel), signers=(payer.key,))
     deadline = time.monotonic() + CONFIRM_S
@@ -239,3 +238,40 @@ def test_a_channels_whole_life_on_a_real_validator(validator: Validator) -> None
     assert everything == 10**7 - 400_001
     validator.ok(world.withdraw(payer, everything), signers=(payer.key,))
     assert world.tokens(payer.tokens) == 10**9 - 400_001
+
+    sell_twice_and_leave(validator, payee, payer)
+
+
+def sell_twice_and_leave(validator: Validator, owner: User, reporter: User) -> None:
+    """A stake's life: bonded, its key changed, slashed by the old key's leases, taken out."""
+    world, old, new = validator.world, Keypair(), Keypair()
+    signers = (owner.key,)
+    validator.ok(
+        world.register(owner, old.pubkey()),
+        world.stake(owner, 1_009),
+        world.rotate_key(owner, new.pubkey()),
+        world.unstake(owner, 9),
+        signers=signers,
+    )
+    provider = Provider(owner, old, world.stake_address(owner.address))
+    now = validator.chain_time()
+    leases = [provider.lease(one.address, now - 1, now + 60) for one in (owner, reporter)]
+    call = world.slash(provider, owner.address, reporter.address, reporter=reporter.address)
+    # The reporter is one of the payers, the provider the other, and the treasury has nothing yet.
+    before = world.read_balance(reporter.address).available
+    validator.ok(ed25519_instruction(*leases), call, signers=(reporter.key,))
+    stake = world.read_stake(owner.address)
+    assert (stake.bonded, stake.unbonding, stake.slashed) == (808, 0, 201)
+    assert world.read_balance(reporter.address).available == before + 20 + 40
+    again = validator.error(ed25519_instruction(*leases), call, signers=(reporter.key,))
+    assert again == {"InstructionError": [1, {"Custom": 6031}]}
+
+    short = world.update_config(unbond_s=1)
+    validator.ok(short, world.unstake(owner, 808), signers=(world.admin, owner.key))
+    deadline = time.monotonic() + CONFIRM_S
+    while validator.chain_time() <= world.read_stake(owner.address).unbond_at:
+        assert time.monotonic() < deadline, "the chain's clock stands still"
+        time.sleep(0.2)
+    validator.ok(world.claim_unbonded(owner), signers=signers)
+    stake = world.read_stake(owner.address)
+    assert (stake.bonded, stake.unbonding, stake.unbond_at) == (0, 0, 0)
