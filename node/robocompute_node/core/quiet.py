@@ -37,6 +37,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[NodeKey, ...]
     """The node keys that signed, newest last."""
     quiet_until_ms: Millis = Millis(0)
+    latest_ms: Millis = Millis(0)
+    """The latest the node's clock showed when anything about a letting was stored."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +75,17 @@ def what_was_lost(
     if kept.ticks < mark.ticks or kept.starts < mark.starts:
         return "the node's store was replaced by an older copy"
     return None
+
+
+def quiet_after_clock(kept: Kept | None, *, now_ms: Millis) -> Millis:
+    """Return until when nothing is signed by a clock that shows less than it once did; or 0.
+
+    Of a client that was served, the node keeps only what is not over yet by its clock. Set back, the
+    clock would run a second time through moments that were let already.
+    """
+    if kept is None or now_ms >= kept.latest_ms:
+        return Millis(0)
+    return kept.latest_ms
 
 
 def quiet_after_rotation(

@@ -238,7 +238,6 @@ class Lettings:
                 match effect:
                     case SignTick():
                         record, signed = self._with_tick(record, effect), True
-                        self._quiet.count(txn)
                     case CloseAllocation():
                         assert earning is not None
                         ledger = earning.ledger.close(agreement, effect.receipt, effect.amount)
@@ -246,7 +245,7 @@ class Lettings:
                         earning_changed = True
                     case _:
                         pass
-            self._write(txn, record)
+            self._write(txn, record, signed=signed)
             if earning is not None and earning_changed:
                 self._earnings.keep(txn, earning)
         if signed:
@@ -280,7 +279,8 @@ class Lettings:
         ]
         return -(-max(ends, default=Millis(0)) // 1000)
 
-    def _write(self, txn: Transaction, record: LettingRecord) -> None:
+    def _write(self, txn: Transaction, record: LettingRecord, *, signed: bool = False) -> None:
+        self._quiet.note(txn, signed=signed)
         agreement, terms = record.state.agreement, record.terms
         done = self._is_done_with(record)
         if record.state.phase is ProviderPhase.NEVER_LEASED:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from robocompute_node.core.quiet import Kept, Mark, quiet_after_rotation, what_was_lost
+from robocompute_node.core.quiet import (
+    Kept,
+    Mark,
+    quiet_after_clock,
+    quiet_after_rotation,
+    what_was_lost,
+)
 from robocompute_node.node_mark import machine_start, read_mark, write_mark
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol.money import Millis
@@ -68,6 +74,11 @@ class QuietTime:
         if self.reason is not None:
             quiet_until = Millis(max(quiet_until, clock.now_ms() + wait))
             log.warning("%s: no leases before %s", self.reason, _time(quiet_until))
+        set_back = quiet_after_clock(kept, now_ms=clock.now_ms())
+        if set_back > quiet_until:
+            quiet_until = set_back
+            self.reason = self.reason or "the machine's clock was set back"
+            log.warning("%s: no leases before %s", self.reason, _time(quiet_until))
         known = () if kept is None else kept.keys
         self._kept = Kept(
             instance=secrets.token_hex(16) if kept is None else kept.instance,
@@ -78,6 +89,7 @@ class QuietTime:
             ticks=max(0 if kept is None else kept.ticks, 0 if found is None else found.mark.ticks),
             keys=known if known[-1:] == (key,) else (*known, key)[-KEYS_KNOWN:],
             quiet_until_ms=quiet_until,
+            latest_ms=Millis(0) if kept is None else kept.latest_ms,
         )
         with store.transaction() as txn:
             txn.put(KEPT, KEPT_KEY, self._kept)
@@ -95,9 +107,16 @@ class QuietTime:
         why = self.reason or "ticks of this node may not be known to it"
         return f"just restored ({why}): leases again at {_time(self.until_ms)}"
 
-    def count(self, txn: Transaction) -> None:
-        """Count one more tick, in the transaction that stores it. ``mark`` before it is sent."""
-        kept = replace(self._kept, ticks=self._kept.ticks + 1)
+    def note(self, txn: Transaction, *, signed: bool) -> None:
+        """Note the time in a transaction that stores a letting, and one more tick where one is.
+
+        ``mark`` before a tick is sent.
+        """
+        kept = replace(
+            self._kept,
+            ticks=self._kept.ticks + signed,
+            latest_ms=Millis(max(self._kept.latest_ms, self._clock.now_ms())),
+        )
         txn.put(KEPT, KEPT_KEY, kept)
         txn.after(lambda: setattr(self, "_kept", kept))
 
