@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from robocompute_settlement.port import ChannelView
 
 
+CHALLENGE_S = 60
+
+
 @dataclass(frozen=True, kw_only=True)
 class Owner:
     """Somebody with a node's folder, who types commands and reads what they say."""
@@ -130,7 +133,7 @@ def open_channel(payer: Owner, payee: Owner, deposit: int) -> ChannelView:
             voucher_key=load_key(payer.config.node_key_path).node_key,
             nonce=balance.next_nonce,
             deposit=MicroUnits(deposit),
-            challenge_s=2,
+            challenge_s=CHALLENGE_S,
         )
         name = chain.channel_address(payer.wallet, payee.wallet, mint, balance.next_nonce)
         view = await chain.channel(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from money_world import Owner, found_owner, open_channel, settle
+from money_world import CHALLENGE_S, Owner, found_owner, open_channel, settle
 from settlement_chains import ChainWorld, embedded_world
 
 from robocompute_protocol.identifiers import to_base58
@@ -57,10 +57,16 @@ def test_a_channel_is_listed_on_both_sides_and_closed_by_its_payer(
     assert "--yes" in client.refused("channels", "close", name)
     assert client.json("channels", "close", name, "--yes")["role"] == "payer"
     assert "ChallengeNotOver" in client.refused("channels", "finalize", name)
-    trio.run(world.pass_time, 3)
+    trio.run(world.pass_time, CHALLENGE_S + 10)
     client.json("channels", "finalize", name)
     assert client.json("channels")["channels"] == []
     assert client.held()["available"] == "97.500000"
+    # The books tell of a channel that is gone, to the unit, on both sides.
+    for owner, command in ((provider, "earnings"), (client, "invoices")):
+        books = owner.json(command)
+        assert books["history_whole"] is True, books["differences"]
+        assert books["totals"]["settled" if owner is provider else "invoiced"] == "2.500000"
+    assert provider.json("earnings")["totals"]["fees"] == "0.025000"
     assert "closed already" in client.refused("channels", "finalize", name)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from robocompute_node.cli.output import say, say_json
-from robocompute_protocol.errors import ConfigError, RoboComputeError
+from robocompute_protocol.errors import ChainUnknown, ConfigError, RoboComputeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -187,7 +187,16 @@ def move(
     from robocompute_settlement.drafting import DraftingSettlement
 
     if unsigned is None:
-        sent = with_purse(data, Use.SIGN, act)
+        try:
+            sent = with_purse(data, Use.SIGN, act)
+        except ChainUnknown as exc:
+            raise ChainUnknown(
+                f"{exc}. Do not repeat this before two minutes are over and `robocompute-node "
+                "wallet` shows that nothing has moved",
+                signature=exc.signature,
+                last_valid_height=exc.last_valid_height,
+                details={"signature": exc.signature},
+            ) from exc
         if as_json:
             say_json({"signature": sent.signature, "slot": sent.slot})
         else:

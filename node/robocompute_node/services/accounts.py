@@ -233,7 +233,7 @@ class Accounts:
             for _, record in self._store.all(LETTINGS)
             if record.state.receipt is not None
         ]
-        books = await read_books(self._chain, self._wallet, self._mint, known=records)
+        books = await read_books(self._chain, self._wallet, self._mint)
         stories = {
             name: story
             for name, story in books.journal.channels.items()

@@ -81,7 +81,7 @@ async def _read_once(
     records = await _history(chain, chain.balance_address(owner, mint), at)
     if stake is not None:
         records += await _history(chain, stake_address, at)
-    for channel in _to_be_read(owner, records, {*known, *views}):
+    for channel in _to_be_read(owner, records, set(known), views):
         records += await _history(chain, Address(channel), at)
     journal = journal_of(
         owner, mint, stake=stake_address, records=records, channels=views.values()
@@ -96,19 +96,26 @@ async def _read_once(
 
 
 def _to_be_read(
-    owner: Address, records: list[ChainRecord], named: set[ChannelId]
+    owner: Address,
+    records: list[ChainRecord],
+    named: set[ChannelId],
+    views: dict[ChannelId, ChannelView],
 ) -> list[ChannelId]:
     """Return the channels whose own history tells more than the owner's Balance does.
 
-    A payer's Balance is not touched by settlements, a payee's not by what opens and closes.
+    A payer's Balance is not touched by settlements. A payee's is; but who paid, and at which fee,
+    only the opening says of a channel that is gone.
     """
-    found = set(named)
+    found = named | {name for name, view in views.items() if view.payer == owner}
     for record in records:
         for event in record.events:
-            if (isinstance(event, ChannelOpened) and owner in (event.payer, event.payee)) or (
-                isinstance(event, Settled) and event.payee == owner
-            ):
-                found.add(event.channel)
+            match event:
+                case ChannelOpened() if event.payer == owner:
+                    found.add(event.channel)
+                case Settled() if event.payee == owner and event.channel not in views:
+                    found.add(event.channel)
+                case _:
+                    pass
     return sorted(found)
 
 
