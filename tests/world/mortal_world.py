@@ -189,18 +189,22 @@ class MortalWorld:
 
     def _withdraw(self) -> None:
         """Withdraw ``WITHDRAWN``, exactly once, as an owner who looks before paying again."""
-        wanted = self.provider_wallet() + WITHDRAWN
-
-        def done() -> bool:
-            if self.provider_wallet() >= wanted:
-                return True
-            words = ("wallet", "withdraw", format_amount(WITHDRAWN), "--yes", "--json")
-            data = ("--data", str(self.world.data("provider-1")))
-            subprocess.run([*NODE, *words, *data], capture_output=True, timeout=60, check=False)
-            return self.provider_wallet() >= wanted
-
-        self.until("a withdrawal", done)
+        wanted = self.until("the wallet", self.provider_wallet) + WITHDRAWN
+        words = ("wallet", "withdraw", format_amount(WITHDRAWN), "--yes", "--json")
+        data = ("--data", str(self.world.data("provider-1")))
+        while self.until("the wallet", self.provider_wallet) < wanted:
+            self._run_to_its_end([*NODE, *words, *data])
         self.withdrawals += 1
+
+    def _run_to_its_end(self, command: list[str]) -> None:
+        """Run an owner's command while whoever dies is revived."""
+        with (self.world.folder / "owner.log").open("ab") as output:
+            owner = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            self.until("the end of the owner's command", lambda: owner.poll() is not None)
+        finally:
+            owner.kill()
+            owner.wait()
 
     def provider_wallet(self) -> int:
         balance = self.world.sdk("provider-1").wallet.get_balance()
