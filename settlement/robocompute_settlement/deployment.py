@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from solders.instruction import Instruction
 
     from robocompute_settlement.loader import DeployedProgram
+    from robocompute_settlement.port import Sent
     from robocompute_settlement.solana import SolanaSettlement
 
 AT_ONCE: Final = 8
@@ -179,11 +180,7 @@ class Deployer:
         if plan.replaces is None:
             assert program_key is not None
             tell("making it the program")
-            sent = await self._chain.send(
-                _create(self._authority, plan.program_id, loader.PROGRAM_BYTES),
-                loader.deploy(self._authority, plan.program_id, where, self._authority, plan.room),
-                also=(program_key,),
-            )
+            sent = await self._make_program(plan, program_key, where)
         else:
             await self._extend(plan, tell)
             tell("replacing the program")
@@ -192,6 +189,22 @@ class Deployer:
             )
         await self._see(plan)
         return sent.signature
+
+    async def _make_program(
+        self, plan: DeploymentPlan, program_key: Keypair, buffer: Address
+    ) -> Sent:
+        me = self._authority
+        try:
+            return await self._chain.send(
+                _create(me, plan.program_id, loader.PROGRAM_BYTES),
+                loader.deploy(me, plan.program_id, buffer, me, plan.room),
+                also=(program_key,),
+            )
+        except ChainRefused as exc:
+            raise ChainRefused(
+                f"the chain's loader does not make it a program ({exc}): the embedded chain's "
+                'deploys none, so use backend = "validator" or a cluster'
+            ) from exc
 
     async def _require_sol(self, plan: DeploymentPlan) -> None:
         held = await self._chain.lamports(self._authority)

@@ -1,0 +1,210 @@
+"""The ``chain`` commands on the embedded chain, and what they say of what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+import trio
+
+from robocompute_node.chain_report import verify
+from robocompute_node.cli.chain import chain_command
+from robocompute_node.cli.main import run_command
+from robocompute_node.core.deployment_policy import objection_to_times
+from robocompute_node.keys import KeyFile, make_key
+from robocompute_node.localnet.chains import LOCAL, EmbeddedProcess
+from robocompute_node.localnet.processes import start, stop
+from robocompute_protocol.identifiers import Digest, to_base58
+from robocompute_settlement.clusters import DEVNET, MAINNET, cluster_name, sol_text
+from robocompute_settlement.localworld import (
+    GenesisPlan,
+    found_world,
+    local_seed,
+    program_path,
+    write_genesis,
+)
+from robocompute_settlement.solana import SolanaSettlement
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+DOCS = Path(__file__).parents[2] / "docs" / "chain.md"
+DAY_S = 86_400
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[list[str]]:
+    """An embedded chain with the program set up, as options."""
+    folder = tmp_path_factory.mktemp("embedded")
+    plan = GenesisPlan(
+        wallets=(), program_binary=program_path(), program_id=LOCAL.program_id, mints=LOCAL.mints
+    )
+    write_genesis(plan, folder / "genesis.json")
+    process = EmbeddedProcess(folder, folder / "log", rpc_port=0, ws_port=0)
+    started = start("chain", process.command(), log=folder / "log", env=os.environ)
+
+    async def found() -> str:
+        with trio.fail_after(60):
+            while True:
+                answers = process.ready()
+                if answers is not None:
+                    break
+                await trio.sleep(0.05)
+        async with SolanaSettlement(
+            rpc_urls=(answers.rpc_url,), program_id=LOCAL.program_id, signer_seed=plan.faucet_seed
+        ) as admin:
+            await found_world(admin, mints=LOCAL.mints, treasury=plan.faucet, min_challenge_s=5)
+        return answers.rpc_url
+
+    try:
+        yield ["--rpc", trio.run(found), "--program", to_base58(LOCAL.program_id)]
+    finally:
+        stop(started)
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> KeyFile:
+    return make_key(tmp_path / "admin.json", seed=local_seed("faucet"))
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
+    status = run_command([*words, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_status_adds_the_vaults_up_from_every_account(
+    place: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, shown = ask(capsys, "chain", "status", *place)
+    assert (status, shown["sound"], shown["cluster"]) == (0, True, "other")
+    assert [books["surplus"] for books in shown["books"]] == ["0.000000"] * 2
+    assert shown["config"]["min_challenge_s"] == 5
+    assert run_command(["chain", "status", *place]) == 0
+    assert "vault of" in capsys.readouterr().out
+
+
+def test_verify_tells_a_program_that_differs_in_one_byte(
+    place: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(capsys, "chain", "verify", *place)[1]["good"]
+    elf = program_path().read_bytes()
+
+    async def checks(elf: bytes) -> dict[str, bool]:
+        from robocompute_node.chain_report import report_chain
+
+        async with SolanaSettlement(rpc_urls=(place[1],), program_id=LOCAL.program_id) as chain:
+            report = await report_chain(chain, LOCAL.program_id)
+        return {check.what: check.good for check in verify(report, elf)}
+
+    assert all(trio.run(checks, elf).values())
+    assert not trio.run(checks, elf[:-1] + bytes([elf[-1] ^ 1]))["program"]
+    assert not trio.run(checks, elf[: len(elf) // 2])["program"]
+
+
+def test_the_admin_pauses_changes_and_hands_over(
+    place: list[str], admin: KeyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = ["--key", str(admin.path)]
+    heir = make_key(tmp_path / "heir.json")
+
+    def config() -> dict[str, Any]:
+        return ask(capsys, "chain", "status", *place)[1]["config"]
+
+    assert ask(capsys, "chain", "admin", "pause", *place, *key)[0] == 0
+    assert config()["paused"] is True
+    before = config()
+    assert ask(capsys, "chain", "admin", "set", "--fee-bps", "7", *place, *key)[0] == 0
+    assert config() == before | {"fee_bps": 7}
+    assert ask(capsys, "chain", "admin", "unpause", *place, *key)[0] == 0
+    assert config()["paused"] is False
+    status, told = ask(capsys, "chain", "admin", "pause", *place, "--key", str(heir.path))
+    assert status == 1
+    assert told["error"]["code"] == "chain_refused"
+    address = to_base58(heir.address)
+    assert ask(capsys, "chain", "admin", "propose", address, *place, *key)[0] == 0
+    assert config()["pending_admin"] == address
+    assert config()["admin"] == to_base58(admin.address)
+
+
+def test_an_embedded_chain_takes_no_deployment_and_says_what_does(
+    place: list[str], admin: KeyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small.so"
+    small.write_bytes(program_path().read_bytes()[:2_000])
+    status, told = ask(
+        capsys, "chain", "deploy", "--data", str(tmp_path), *place[:2], "--key", str(admin.path),
+        "--binary", str(small), "--yes",
+    )  # fmt: skip
+    assert status == 1
+    assert "validator" in told["error"]["message"]
+
+
+def test_a_deployment_is_asked_for_before_it_costs_anything(
+    place: list[str], admin: KeyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def say_no(_text: str, **_options: object) -> bool:
+        return False
+
+    monkeypatch.setattr(click, "confirm", say_no)
+    words = ["chain", "deploy", "--data", str(tmp_path), *place[:2], "--key", str(admin.path)]
+    assert run_command(words) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"costs 0\.\d+ SOL", said)
+    assert "Nothing was done" in said
+
+
+def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    program = to_base58(LOCAL.program_id)
+    for words in (
+        ["status", "--rpc", "nowhere", "--program", program],
+        ["status", "--rpc", "http://127.0.0.1:1", "--program", "x"],
+        ["admin", "set", "--rpc", "http://127.0.0.1:1", "--program", program],
+        ["admin", "set", "--fee-bps", "501"],
+    ):
+        assert run_command(["chain", *words]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert (
+        run_command(["chain", "status", "--rpc", "http://127.0.0.1:1", "--program", program]) == 1
+    )
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+def test_on_mainnet_short_times_are_refused_and_elsewhere_not() -> None:
+    week, day = 7 * DAY_S, DAY_S
+    assert objection_to_times(MAINNET, unbond_s=week, min_challenge_s=day) is None
+    for unbond_s, challenge_s in ((week - 1, day), (week, day - 1), (0, 0)):
+        objection = objection_to_times(MAINNET, unbond_s=unbond_s, min_challenge_s=challenge_s)
+        assert objection is not None
+        for cluster in (DEVNET, Digest(bytes(32))):
+            assert (
+                objection_to_times(cluster, unbond_s=unbond_s, min_challenge_s=challenge_s) is None
+            )
+
+
+def test_clusters_have_names_and_sol_is_written_to_the_lamport() -> None:
+    assert [cluster_name(one) for one in (MAINNET, DEVNET, Digest(bytes(32)))] == [
+        "mainnet-beta", "devnet", "other",
+    ]  # fmt: skip
+    assert [sol_text(n) for n in (0, 1, 10**9, 1_500_000_000)] == ["0", "0.000000001", "1", "1.5"]
+
+
+def test_every_chain_command_and_option_is_documented() -> None:
+    text = DOCS.read_text()
+
+    def walk(command: click.Command, name: str) -> None:
+        if isinstance(command, click.Group):
+            for word, inner in command.commands.items():
+                walk(inner, f"{name} {word}")
+            return
+        assert f"`robocompute-node {name}" in text
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.opts[0] in text, (name, parameter.opts)
+
+    walk(chain_command, "chain")
