@@ -14,7 +14,7 @@ from robocompute_node import settings
 from robocompute_node.core.quiet import QUIET
 from robocompute_node.settings import about
 from robocompute_protocol import limits
-from robocompute_protocol.identifiers import Address, digest
+from robocompute_protocol.identifiers import Address, NodeKey, digest
 from robocompute_protocol.messages import CLASSES
 from robocompute_protocol.money import MicroUnits
 
@@ -208,12 +208,49 @@ class ClientSettings:
             settings.integer(1, MAX_CHALLENGE_S),
         ),
     )
+    close_idle_after_s: float = field(
+        default=float(7 * DAY_S),
+        metadata=about(
+            "A channel that nothing was promised on for this long, and that no job is open on, is "
+            "closed: its deposit comes back.",
+            settings.seconds(1, MAX_CHALLENGE_S),
+        ),
+    )
     close_lost_after_s: float = field(
         default=float(DAY_S),
         metadata=about(
             "A channel with a provider that was not seen for this long is closed, so that its "
             "rest comes back.",
             settings.seconds(1, MAX_CHALLENGE_S),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchtowerSettings:
+    """Vouchers left with other nodes, which settle them where this one is away for good."""
+
+    of: tuple[NodeKey, ...] = field(
+        default=(),
+        metadata=about(
+            "Node keys, in base58, of nodes that a provider leaves its newest vouchers with. They "
+            "could claim all that a voucher promises: name nodes you trust.",
+            settings.list_of(settings.node_key(), high=4),
+        ),
+    )
+    serve: bool = field(
+        default=False,
+        metadata=about(
+            "Keep other providers' vouchers, and settle them when their payers close. Each costs "
+            "10,000 lamports of this node's SOL.",
+            settings.yes_or_no(),
+        ),
+    )
+    min_claim: MicroUnits = field(
+        default=MicroUnits(10_000),
+        metadata=about(
+            "Less than this is not settled for others: it would cost about as much.",
+            settings.amount(),
         ),
     )
 
@@ -327,6 +364,7 @@ class NodeConfig:
     chain: ChainSettings = field(default_factory=ChainSettings)
     client: ClientSettings = field(default_factory=ClientSettings)
     provider: ProviderSettings = field(default_factory=ProviderSettings)
+    watchtower: WatchtowerSettings = field(default_factory=WatchtowerSettings)
 
     @property
     def is_client(self) -> bool:
@@ -394,5 +432,6 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "chain": ChainSettings,
     "client": ClientSettings,
     "provider": ProviderSettings,
+    "watchtower": WatchtowerSettings,
 }
 """The tables of config.toml, in the order they are written and documented."""

@@ -41,10 +41,13 @@ from robocompute_node.services.offering import Offering, Standing, offer_of
 from robocompute_node.services.owner_api import OwnerApi, Parts
 from robocompute_node.services.program_view import ProgramView
 from robocompute_node.services.quiet_time import QuietTime
+from robocompute_node.services.reconciler import Reconciler
 from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.settler import Settler
 from robocompute_node.services.task_book import TaskBook
+from robocompute_node.services.voucher_deposits import VoucherDeposits
+from robocompute_node.services.watchtower import Watchtower
 from robocompute_node.store import Store, Table
 from robocompute_protocol.errors import ChainError, ConfigError
 from robocompute_protocol.identifiers import Digest
@@ -186,6 +189,20 @@ class _Node:
         if config.is_client:
             await services.start(channels.run)
         await services.start(rentals.run)
+        earnings = None if self._paid is None else self._paid.earnings
+        reconciler = Reconciler(
+            store, self._chain, clock, config, self._wallet, self._key.node_key, channels, earnings
+        )
+        channels.alarm_on = reconciler.stands_on
+        if earnings is not None:
+            earnings.alarm_on = reconciler.stands_on
+        await services.start(reconciler.run)
+        tower = Watchtower(store, self._chain, clock, config)
+        if config.watchtower.serve:
+            tower.register(network)
+            await services.start(tower.run)
+        if earnings is not None and config.watchtower.of:
+            await services.start(VoucherDeposits(store, network, earnings, config).run)
         api = OwnerApi(
             Parts(
                 config=config,
@@ -200,6 +217,7 @@ class _Node:
                 rentals=rentals,
                 provider_status=self._provider_status,
                 waits_for=lambda: self._program.waits_for,
+                alarms=reconciler.summary,
                 version=_version(),
                 money=Accounts(
                     store, self._chain, clock, self._wallet, config, channels, self._paid

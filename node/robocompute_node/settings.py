@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from robocompute_protocol.identifiers import Address, address_from_base58, to_base58
+from robocompute_protocol.identifiers import Address, NodeKey, address_from_base58, to_base58
 from robocompute_protocol.money import MAX_AMOUNT, format_amount, parse_amount
 
 if TYPE_CHECKING:
@@ -134,6 +134,36 @@ def address() -> Kind:
         return quoted(to_base58(value)) if isinstance(value, bytes) else quoted("")
 
     return Kind(read=read, show=show, bound=bound)
+
+
+def node_key() -> Kind:
+    """A node's key in base58."""
+    bound = "a node's key in base58"
+
+    def read(value: object) -> NodeKey:
+        if not isinstance(value, str):
+            raise _refuse(bound)
+        try:
+            return NodeKey(bytes(address_from_base58(value)))
+        except ValueError:
+            raise _refuse(bound) from None
+
+    def show(value: object) -> str:
+        return quoted(to_base58(value)) if isinstance(value, bytes) else quoted("")
+
+    return Kind(read=read, show=show, bound=bound)
+
+
+def yes_or_no() -> Kind:
+    """True or false."""
+    bound = "true or false"
+
+    def read(value: object) -> bool:
+        if not isinstance(value, bool):
+            raise _refuse(bound)
+        return value
+
+    return Kind(read=read, show=lambda value: str(value).lower(), bound=bound)
 
 
 def one_of(words: type[StrEnum]) -> Kind:

@@ -46,6 +46,7 @@ PROTOCOL_BLOB = "/robocompute/blob/1"
 PROTOCOL_JOB = "/robocompute/job/1"
 PROTOCOL_PAY = "/robocompute/pay/1"
 PROTOCOL_BOOK = "/robocompute/book/1"
+PROTOCOL_TOWER = "/robocompute/tower/1"
 TOPIC_OFFERS = "/robocompute/1/offers/"
 TOPIC_BIDS = "/robocompute/1/bids/"
 
@@ -449,6 +450,23 @@ class BookPage(Message, frozen=True, kw_only=True, tag="book"):
     last: bool
 
 
+# --- /robocompute/tower/1 -----------------------------------------------------------------------
+
+
+class Leave(Message, frozen=True, kw_only=True, tag="leave"):
+    """A payee leaves its newest voucher: should the payer close, ``claim`` of it is to be settled."""
+
+    voucher: SignedVoucher
+    claim: AmountField
+
+
+class Held(Message, frozen=True, kw_only=True, tag="held"):
+    """What the watchtower holds of this channel now is on its disk."""
+
+    channel: ChannelField
+    claim: AmountField
+
+
 AgreementMessage: TypeAlias = (
     QuoteRequest | Quote | Order | Waiting | Leased | Refused | CancelRequest | NeverLeased | Ended
 )
@@ -458,3 +476,4 @@ JobMessage: TypeAlias = (
 )
 BlobMessage: TypeAlias = Have | Want | ChunkPart | Stored | Missing | Refused
 BookMessage: TypeAlias = BookRequest | BookPage | Refused
+TowerMessage: TypeAlias = Leave | Held | Refused

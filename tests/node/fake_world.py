@@ -44,21 +44,35 @@ from robocompute_node.services.offering import Offering, Standing, offer_of
 from robocompute_node.services.owner_api import OwnerApi, Parts
 from robocompute_node.services.program_view import ProgramView
 from robocompute_node.services.quiet_time import QuietTime
+from robocompute_node.services.reconciler import Reconciler
 from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.settler import Settler
 from robocompute_node.services.task_book import TaskBook
+from robocompute_node.services.voucher_deposits import VoucherDeposits
+from robocompute_node.services.watchtower import Watchtower
 from robocompute_node.store import Store, Transaction
-from robocompute_protocol.errors import RoboComputeError
+from robocompute_protocol.errors import ChainBusy, RoboComputeError
 from robocompute_protocol.identifiers import Address, NodeKey, digest
 from robocompute_protocol.messages import CLASSES, FileEntry, Manifest, Offer, Requirements
 from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.signing import SigningKey
 from robocompute_settlement.fake import FakeChain, FakeSettlement
+from robocompute_settlement.port import Commitment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
     from pathlib import Path
+
+    from robocompute_protocol.identifiers import ChannelId
+    from robocompute_settlement.port import (
+        BalanceView,
+        ChannelView,
+        ConfigView,
+        Sent,
+        SettleClaim,
+        StakeView,
+    )
 
 PRICE = MicroUnits(3_600_000)
 """A micro-unit a millisecond."""
@@ -95,6 +109,46 @@ class CuttableStore(Store):
             raise PowerCut
 
 
+class CuttableSettlement(FakeSettlement):
+    """A chain that can be out of this node's reach."""
+
+    out = False
+
+    def _reach(self) -> None:
+        if self.out:
+            raise ChainBusy("no answer")
+
+    async def config(self) -> ConfigView:
+        self._reach()
+        return await super().config()
+
+    async def balance(
+        self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
+    ) -> BalanceView | None:
+        self._reach()
+        return await super().balance(owner, mint, at=at)
+
+    async def channel(
+        self, channel: ChannelId, *, at: Commitment = Commitment.CONFIRMED
+    ) -> ChannelView | None:
+        self._reach()
+        return await super().channel(channel, at=at)
+
+    async def stake_of(
+        self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
+    ) -> StakeView | None:
+        self._reach()
+        return await super().stake_of(owner, mint, at=at)
+
+    async def signatures(self, address: Address, *, limit: int = 10) -> tuple[str, ...]:
+        self._reach()
+        return await super().signatures(address, limit=limit)
+
+    async def settle(self, claims: tuple[SettleClaim, ...]) -> Sent:
+        self._reach()
+        return await super().settle(claims)
+
+
 class FakeNode:
     """One node: what stays when its process dies, and the services of the process that runs now."""
 
@@ -114,6 +168,8 @@ class FakeNode:
     quiet: QuietTime
     offering: Offering
     program: ProgramView
+    reconciler: Reconciler
+    tower: Watchtower
     lettings: Lettings
     desk: FrontDesk
     exchange: BlobExchange
@@ -126,7 +182,8 @@ class FakeNode:
         self.name = name
         self.key = SigningKey(digest(name.encode(), b"node"))
         self.wallet = Address(SigningKey(digest(name.encode(), b"wallet")).node_key)
-        self.chain = FakeSettlement(world.chain, Address(self.key.node_key))
+        self.reach = CuttableSettlement(world.chain, Address(self.key.node_key))
+        self.chain: FakeSettlement = self.reach
         self.folder = world.folder / name
         chain = ChainSettings(mint=USDC, mint_usdt=USDT)
         if isinstance(settings, ProviderSettings):
@@ -226,6 +283,27 @@ class FakeNode:
         if config.is_client:
             await services.start(self.channels.run)
         await services.start(self.rentals.run)
+        earnings = self.earnings if config.is_provider else None
+        self.reconciler = Reconciler(
+            store,
+            self.chain,
+            clock,
+            config,
+            self.wallet,
+            self.key.node_key,
+            self.channels,
+            earnings,
+        )
+        self.channels.alarm_on = self.reconciler.stands_on
+        if earnings is not None:
+            earnings.alarm_on = self.reconciler.stands_on
+        await services.start(self.reconciler.run)
+        self.tower = Watchtower(store, self.chain, clock, config)
+        if config.watchtower.serve:
+            self.tower.register(network)
+            await services.start(self.tower.run)
+        if earnings is not None and config.watchtower.of:
+            await services.start(VoucherDeposits(store, network, earnings, config).run)
         self.api = OwnerApi(
             Parts(
                 config=config,
@@ -240,6 +318,7 @@ class FakeNode:
                 rentals=self.rentals,
                 provider_status=dict[str, object],
                 waits_for=lambda: self.program.waits_for,
+                alarms=self.reconciler.summary,
                 version="test",
                 money=self.money,
             )

@@ -38,7 +38,7 @@ class FullDisk:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._commit = store.transaction
-        store.transaction = self._transaction  # type: ignore[method-assign]
+        store.transaction = self._transaction
 
     @contextmanager
     def _transaction(self) -> Generator[Transaction]:
@@ -48,7 +48,7 @@ class FullDisk:
 
     def emptied(self) -> None:
         """There is room again."""
-        self._store.transaction = self._commit  # type: ignore[method-assign]
+        self._store.transaction = self._commit
 
 
 def test_what_waits_for_a_commit_happens_after_it_in_order_or_not_at_all(tmp_path: Path) -> None:

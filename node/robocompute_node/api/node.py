@@ -40,7 +40,7 @@ def node_routes(api: NodeApi) -> APIRouter:
     @routes.get("/auth/validate")
     async def validate() -> Response:
         """Does this key open the door? There are no e-mail addresses here."""
-        wallet = await api.wallet_balance()
-        return JSONResponse({"email": None, "wallet_address": wallet.get("wallet_address")})
+        wallet = api.node_status().get("wallet_address")
+        return JSONResponse({"email": None, "wallet_address": wallet})
 
     return routes

@@ -26,19 +26,32 @@ def _client(data: Path) -> RestClient:
 @click.command("status")
 @data_option
 @json_option
-def status_command(data: Path, as_json: bool) -> None:
-    """Show the running node of DIR: itself, peers, offers, chain, balances and jobs."""
+@click.option("--check", is_flag=True, help="Exit with 1 where an alarm stands.")
+def status_command(data: Path, as_json: bool, check: bool) -> None:
+    """Show the running node of DIR: itself, peers, offers, chain, balances and jobs.
+
+    While the chain does not answer, the balances are missing and "chain" says what is waited for.
+    """
     client = _client(data)
+    node = client.get("/node")
+    _say_status(client, node, as_json=as_json)
+    if check and node["alarms"]:
+        raise SystemExit(1)
+
+
+def _say_status(client: RestClient, node: dict[str, Any], *, as_json: bool) -> None:
     answer: dict[str, Any] = {
         "url": client.url,
-        "node": client.get("/node"),
-        "wallet": client.get("/wallet/balance"),
+        "node": node,
+        "wallet": {} if node["chain"]["waits_for"] else client.get("/wallet/balance"),
         "offers": client.get("/offers")["offers"],
         "tasks": client.get("/tasks?limit=10")["tasks"],
     }
     if as_json:
         say_json(answer)
         return
+    for alarm in node["alarms"]:
+        say(f"ALARM {alarm['kind']} {_cell(alarm['channel'])}: {alarm['text']}")
     say(f"Node at {client.url}")
     say_table([[f"  {key}", _cell(value)] for key, value in answer["node"].items()])
     say("Wallet")

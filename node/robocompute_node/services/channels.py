@@ -16,7 +16,13 @@ import trio
 from robocompute_node.api.port import InsufficientFunds
 from robocompute_node.services.rebuilt import REBUILT, SHOWN, keep_shown
 from robocompute_node.store import Store, Table, Transaction
-from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
+from robocompute_protocol.errors import (
+    ChainBusy,
+    ChainError,
+    ChainRefused,
+    ChainUnknown,
+    RoboComputeError,
+)
 from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, Digest, NodeKey
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import NOTHING_CLOSED, PayerLedger, sign_voucher
@@ -38,6 +44,12 @@ CHAIN_LAG_SECONDS: Final = 2
 """The chain counts whole seconds, and is behind our clock: before, it would refuse the last step."""
 CONFIRM_SECONDS: Final = 30.0
 """An open transaction that is not confirmed by then is looked up before anything else is done."""
+
+
+class ChannelAlarm(RoboComputeError):
+    """Books and chain differ on a channel in a way that nothing explains: it is not used."""
+
+    code = "channel_alarm"
 
 
 class ChannelPhase(StrEnum):
@@ -64,6 +76,10 @@ class ChannelRecord(msgspec.Struct, frozen=True, kw_only=True):
     close_at_s: int = 0
     last_seen_ms: Millis = Millis(0)
     """When the payee was last heard of on this channel."""
+    final_deposit: MicroUnits = MicroUnits(0)
+    """Of the deposit, what was seen finalized: a restart during an outage may count on it."""
+    used_ms: Millis = Millis(0)
+    """When something was last promised on it; 0 in records older than this field."""
     unsure: bool = False
     """Rebuilt from the chain: the payee must show its highest voucher before more is promised."""
 
@@ -103,7 +119,8 @@ class ChannelKeeper:
         }
         self._funding = trio.Lock()
         self._closing = trio.Lock()
-        self._final: dict[ChannelId, int] = {}
+        self.alarm_on: Callable[[ChannelId], str | None] = lambda _channel: None
+        """Why nothing may be promised on a channel: the reconciler says so."""
 
     # --- what is there --------------------------------------------------------------------------
 
@@ -122,6 +139,7 @@ class ChannelKeeper:
                 (record.payee, record.payee_node) == (payee, payee_node)
                 and record.phase is ChannelPhase.OPEN
                 and record.challenge_s >= min_challenge_s
+                and self.alarm_on(record.channel) is None
             ):
                 return record
         return None
@@ -141,7 +159,7 @@ class ChannelKeeper:
         if balance.delegate != self._key.node_key:
             raise ChainRefused(
                 "this node may not spend from the wallet's balance; "
-                "allow it with `robocompute-node wallet delegate`"
+                "allow it with `robocompute-node wallet delegate set`"
             )
         return MicroUnits(min(balance.available, balance.allowance))
 
@@ -189,14 +207,15 @@ class ChannelKeeper:
                 await self._top_up(channel, more)
 
     async def is_final(self, channel: ChannelId, total: MicroUnits) -> bool:
-        """Whether the channel's finalized deposit carries ``total``. A yes is remembered.
+        """Whether the channel's finalized deposit carries ``total``. A yes is remembered on disk.
 
         Raises: ChainError.
         """
-        if total > self._final.get(channel, 0):
+        if total > self.get(channel).final_deposit:
             view = await self._chain.channel(channel, at=Commitment.FINALIZED)
-            self._final[channel] = 0 if view is None else view.deposit
-        return total <= self._final[channel]
+            if view is not None:
+                self._change(channel, final_deposit=view.deposit)
+        return total <= self.get(channel).final_deposit
 
     async def _top_up(self, channel: ChannelId, needed: MicroUnits) -> None:
         view = await self._chain.channel(channel)
@@ -235,6 +254,7 @@ class ChannelKeeper:
                 phase=ChannelPhase.OPENING,
                 ledger=PayerLedger(channel=channel),
                 last_seen_ms=self._clock.now_ms(),
+                used_ms=self._clock.now_ms(),
             )
         )
         try:
@@ -289,11 +309,16 @@ class ChannelKeeper:
 
         The ledger, and whatever ``also`` writes with it, are on disk when this returns; repeating
         it never raises the total twice.
+
+        Raises: ChannelAlarm.
         """
+        if (alarm := self.alarm_on(channel)) is not None:
+            raise ChannelAlarm(f"nothing is promised on the payment channel: {alarm}")
         record = self.get(channel)
         ledger, voucher = record.ledger.allocate(agreement, paid)
+        used = msgspec.structs.replace(record, ledger=ledger, used_ms=self._clock.now_ms())
         with self._store.transaction() as txn:
-            self._write(txn, msgspec.structs.replace(record, ledger=ledger))
+            self._write(txn, used)
             also(txn)
         return sign_voucher(self._key, voucher)
 
@@ -364,6 +389,11 @@ class ChannelKeeper:
         """Close channels whose provider is lost, and take the rest back when their time is over."""
         task_status.started()
         while True:
+            try:
+                async with self._funding:
+                    await self.recover()
+            except ChainError as exc:
+                log.info("channels that were being opened are looked up later: %s", exc)
             for record in self.all():
                 try:
                     async with self._closing:
@@ -376,13 +406,13 @@ class ChannelKeeper:
 
     async def _look_after(self, record: ChannelRecord) -> None:
         if record.phase is ChannelPhase.OPEN:
-            unheard = self._clock.now_ms() - record.last_seen_ms
-            if unheard > self._config.client.close_lost_after_s * 1000:
+            if self._is_done_with(record):
                 self._change(record.channel, phase=ChannelPhase.CLOSING)
         elif record.phase is ChannelPhase.CLOSING:
             view = await self._chain.channel(record.channel)
             if view is None:
-                self._change(record.channel, phase=ChannelPhase.CLOSED)
+                if await self._chain.channel(record.channel, at=Commitment.FINALIZED) is None:
+                    self._change(record.channel, phase=ChannelPhase.CLOSED)
             elif not view.closing:
                 await self._chain.request_close(view)
             elif record.close_at_s != view.close_at_s:
@@ -391,6 +421,22 @@ class ChannelKeeper:
                 await self._chain.finalize_close(view)
                 self._change(record.channel, phase=ChannelPhase.CLOSED)
                 log.info("channel closed, its rest is in the balance again")
+
+    def _is_done_with(self, record: ChannelRecord) -> bool:
+        """Whether its provider is lost, or nothing was wanted of it for long and nothing is open."""
+        now, settings = self._clock.now_ms(), self._config.client
+        if now - record.last_seen_ms > settings.close_lost_after_s * 1000:
+            return True
+        idle = now - (record.used_ms or record.last_seen_ms)
+        return not record.ledger.open and idle > settings.close_idle_after_s * 1000
+
+    def learn(self, view: ChannelView) -> None:
+        """Take over what the chain shows of one of our channels: its deposit, and that it closes."""
+        record = self.get(view.channel)
+        phase = record.phase
+        if phase is ChannelPhase.CLOSED or (view.closing and phase is ChannelPhase.OPEN):
+            phase = ChannelPhase.CLOSING
+        self._change(view.channel, deposit=view.deposit, phase=phase)
 
     async def request_close(self, channel: ChannelId) -> ChannelView | None:
         """Ask the chain to close; from now on nothing more is promised on this channel."""

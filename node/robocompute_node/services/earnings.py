@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from robocompute_node.core.channel_policy import Objection
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import PayeeLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from robocompute_node.clocks import Clock
     from robocompute_settlement.port import ChannelView
@@ -83,6 +84,8 @@ class Earnings:
         self._looked = {channel: record.seen_ms for channel, record in self._records.items()}
         self._due = {ChannelId(key): due for key, due in store.all(OUTBOX)}
         self._others = trio.Event()
+        self.alarm_on: Callable[[ChannelId], str | None] = lambda _channel: None
+        """Why a channel is not to be used: the reconciler says so."""
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -112,6 +115,13 @@ class Earnings:
         """
         seen = self._looked.get(record.channel, 0)
         return self._clock.now_ms() - seen > record.challenge_s * 1000 // 2
+
+    def objection_to_use(self, record: EarningRecord) -> Objection | None:
+        """Return why no lease begins or goes on that is paid through this channel, or None."""
+        if record.closing or record.retired:
+            return Objection("channel_closing", "the channel is closing; open a new one")
+        alarm = self.alarm_on(record.channel)
+        return None if alarm is None else Objection("channel_alarm", f"the channel: {alarm}")
 
     # --- changing -------------------------------------------------------------------------------
 

@@ -292,8 +292,7 @@ class FrontDesk:
             view, terms, self._offering.demand()
         )
         earning = self._earnings.learn(view)
-        if earning.retired:
-            objection = Objection("channel_closing", "the channel is closing; open a new one")
+        objection = objection or self._earnings.objection_to_use(earning)
         if objection is None:
             try:
                 ledger = earning.ledger.accept(
@@ -419,8 +418,8 @@ class FrontDesk:
             new_prepaid_ms=request.prepaid_ms,
         )
         earning = await self._covered(record, request)
-        if earning.closing:
-            return Refused(code="channel_closing", message="the channel is closing")
+        if earning.closing or self._earnings.alarm_on(earning.channel) is not None:
+            return _refusal(self._earnings.objection_to_use(earning) or BUSY)
         ledger = earning.ledger.accept(
             request.voucher, voucher_key=earning.voucher_key, deposit=earning.deposit
         )

@@ -101,12 +101,13 @@ class NeverLeased:
         task_status.started()
         while True:
             try:
-                await self._forget(chain)
+                await self.forget(chain)
             except ChainError as exc:
                 log.info("old refusals are kept for now: %s", exc)
             await trio.sleep(FORGET_SECONDS)
 
-    async def _forget(self, chain: Settlement) -> None:
+    async def forget(self, chain: Settlement) -> None:
+        """Forget old statements whose channel is finally gone. Raises: ChainError."""
         now = self._clock.now_ms()
         old = [
             (agreement, record)

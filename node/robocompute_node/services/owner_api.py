@@ -71,6 +71,8 @@ class Parts:
     provider_status: Callable[[], Mapping[str, object]]
     waits_for: Callable[[], str]
     """What of the chain is missing, in words; "" while it answers."""
+    alarms: Callable[[], list[Mapping[str, object]]]
+    """Where books and chain differ in a way that nothing explains."""
     version: str
     money: MoneyApi
 
@@ -102,6 +104,7 @@ class OwnerApi:
                 "waits_for": parts.waits_for(),
             },
             "wallet_address": to_base58(parts.wallet),
+            "alarms": parts.alarms(),
             "provider": dict(parts.provider_status()),
         }
 

@@ -180,6 +180,8 @@ class RentalLink:
         task is its owner's again, and the channel may be closed as a lost provider's.
         """
         phase, now = self.record.state.phase, self._clock.now_ms()
+        if phase is ClientPhase.LOST:
+            return True
         if phase is not self._waited_in:
             self._waited_in, self._waited_since_ms = phase, now
         return now - self._waited_since_ms > WAIT_WITHIN_MS

@@ -1,0 +1,235 @@
+"""What the books say and what the chain says: where they differ, and what may not be explained. Pure.
+
+A chain that knows better (a settlement that was not noted, a channel that somebody closed) repairs
+the books. What cannot come about while this node alone holds its key and its store is an alarm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from robocompute_protocol.identifiers import to_base58
+from robocompute_protocol.money import MicroUnits, format_amount
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from robocompute_protocol.identifiers import Address, ChannelId, NodeKey
+    from robocompute_settlement.port import BalanceView, ChannelView, StakeView
+
+
+class Kind(StrEnum):
+    """What differs. The first group is repaired, the second is an alarm."""
+
+    DEPOSIT = "deposit"
+    CLOSING = "closing"
+    SETTLED = "settled"
+    UNKNOWN_EARNING = "unknown_earning"
+    """Somebody opened a channel to us that no order came on yet."""
+
+    UNKNOWN_CHANNEL = "unknown_channel"
+    """A channel that our key pays through, and that our books do not know."""
+    SETTLED_MORE = "settled_more"
+    """More was claimed than the highest voucher we know of says."""
+    CLOSED_UNSETTLED = "closed_unsettled"
+    """A channel is gone, and what it owed us with it."""
+    NONCE_BACK = "nonce_back"
+    """The chain would give a nonce that we used: it is another chain, or an older one."""
+    BALANCE_LOW = "balance_low"
+    """Money left the balance that neither this node nor the wallet's own key took."""
+    SLASHED = "slashed"
+    """The stake was slashed since it was last looked at."""
+
+
+ALARMS = frozenset(list(Kind)[4:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing that differs. ``channel`` is None where it concerns the wallet."""
+
+    kind: Kind
+    text: str
+    channel: ChannelId | None = None
+
+    @property
+    def alarm(self) -> bool:
+        return self.kind in ALARMS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paying:
+    """A channel we pay through, as our books have it."""
+
+    nonce: int
+    deposit: MicroUnits
+    cumulative: MicroUnits
+    closing: bool
+    opening: bool
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earning:
+    """A channel we are paid through, as our books have it."""
+
+    cumulative: MicroUnits
+    settled: MicroUnits
+    unsettled: MicroUnits
+    closing: bool
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What was right when books and chain last agreed."""
+
+    available: MicroUnits
+    slashed: MicroUnits
+    deposits: Mapping[ChannelId, MicroUnits]
+    """Of the channels that we paid through then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """What this node knows."""
+
+    wallet: Address
+    node_key: NodeKey
+    pays: bool
+    earns: bool
+    paying: Mapping[ChannelId, Paying]
+    earning: Mapping[ChannelId, Earning]
+    baseline: Baseline | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """What the chain shows of our wallet. The balance was read before the channels."""
+
+    balance: BalanceView | None
+    stake: StakeView | None
+    channels: tuple[ChannelView, ...]
+    taken: MicroUnits = MicroUnits(0)
+    """What the wallet's own key took out of the balance since the baseline, as far as is known."""
+
+
+def differences(book: Book, chain: Chain) -> tuple[Difference, ...]:
+    """Return all that differs, in a fixed order."""
+    found: list[Difference] = []
+    for view in sorted(chain.channels, key=lambda view: view.channel):
+        if book.pays and view.payer == book.wallet:
+            found += _of_paying(book, view)
+        if book.earns and view.payee == book.wallet:
+            found += _of_earning(book, view)
+    found += [
+        Difference(
+            kind=Kind.CLOSED_UNSETTLED,
+            channel=channel,
+            text=f"it closed while {format_amount(earning.unsettled)} were not settled",
+        )
+        for channel, earning in sorted(book.earning.items())
+        if earning.closed and earning.unsettled
+    ]
+    return (*found, *_of_wallet(book, chain))
+
+
+def _of_paying(book: Book, view: ChannelView) -> list[Difference]:
+    known = book.paying.get(view.channel)
+    if known is None:
+        if view.voucher_key != book.node_key:
+            return []  # of another node that the wallet had for its delegate
+        return [
+            _on(
+                view,
+                Kind.UNKNOWN_CHANNEL,
+                f"it pays {to_base58(view.payee)} by this node's key, and this node did not open "
+                "it: its store is an older copy, or somebody else has its key",
+            )
+        ]
+    found: list[Difference] = []
+    if view.settled > known.cumulative:
+        found.append(
+            _on(
+                view,
+                Kind.SETTLED_MORE,
+                f"{format_amount(view.settled)} were claimed and this node knows of vouchers for "
+                f"{format_amount(known.cumulative)}: its store is an older copy, or somebody else "
+                "has its key",
+            )
+        )
+    if known.closed:
+        found.append(_on(view, Kind.CLOSING, "it is not closed yet"))
+        return found
+    if view.deposit != known.deposit:
+        text = f"it holds {format_amount(view.deposit)}, not {format_amount(known.deposit)}"
+        found.append(_on(view, Kind.DEPOSIT, text))
+    if view.closing and not known.closing:
+        found.append(_on(view, Kind.CLOSING, "its close was asked for"))
+    return found
+
+
+def _of_earning(book: Book, view: ChannelView) -> list[Difference]:
+    known = book.earning.get(view.channel)
+    cumulative = MicroUnits(0) if known is None else known.cumulative
+    found: list[Difference] = []
+    if known is None:
+        found.append(_on(view, Kind.UNKNOWN_EARNING, "no order came on it yet"))
+    if view.settled > cumulative:
+        found.append(
+            _on(
+                view,
+                Kind.SETTLED_MORE,
+                f"{format_amount(view.settled)} were settled and this node holds a voucher for "
+                f"{format_amount(cumulative)}: its store is an older copy or was lost; "
+                "`robocompute-node chain recover` rebuilds it",
+            )
+        )
+    elif known is not None and (view.settled > known.settled or view.closing != known.closing):
+        found.append(_on(view, Kind.SETTLED, f"{format_amount(view.settled)} are settled"))
+    return found
+
+
+def _of_wallet(book: Book, chain: Chain) -> list[Difference]:
+    found: list[Difference] = []
+    base, balance, stake = book.baseline, chain.balance, chain.stake
+    used = [paying.nonce for paying in book.paying.values() if not paying.opening]
+    next_nonce = 0 if balance is None else balance.next_nonce
+    if book.pays and used and next_nonce <= max(used):
+        text = f"the chain's next channel is {next_nonce}, and {max(used)} was opened already"
+        found.append(Difference(kind=Kind.NONCE_BACK, text=text))
+    missing = 0 if base is None else unexplained(book, chain)
+    if missing > 0:
+        text = (
+            f"{format_amount(missing)} left the balance without this node or the wallet's key: "
+            "end the delegation with `robocompute-node wallet delegate --allowance 0` if this "
+            "node's key may be in other hands"
+        )
+        found.append(Difference(kind=Kind.BALANCE_LOW, text=text))
+    if base is not None and stake is not None and stake.slashed > base.slashed:
+        text = f"{format_amount(stake.slashed - base.slashed)} of the stake were slashed"
+        found.append(Difference(kind=Kind.SLASHED, text=text))
+    return found
+
+
+def unexplained(book: Book, chain: Chain) -> MicroUnits:
+    """Return by how much the balance is lower than what was opened, topped up and taken explains.
+
+    Settlements and closings only raise it, so they cannot make a false alarm.
+    """
+    base, balance = book.baseline, chain.balance
+    if base is None:
+        return MicroUnits(0)
+    on_chain = {view.channel: view.deposit for view in chain.channels}
+    locked = sum(
+        max(0, max(on_chain.get(name, 0), paying.deposit) - base.deposits.get(name, 0))
+        for name, paying in book.paying.items()
+    )
+    available = 0 if balance is None else balance.available
+    return MicroUnits(max(0, base.available - locked - chain.taken - available))
+
+
+def _on(view: ChannelView, kind: Kind, text: str) -> Difference:
+    return Difference(kind=kind, channel=view.channel, text=text)

@@ -1,0 +1,310 @@
+"""Holds the books against the chain, at the start and from time to time, and raises alarms.
+
+What the chain knows better is repaired at once. An alarm stands until its reason is gone; on a
+channel that one stands on nothing is leased or promised.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import msgspec
+import trio
+
+from robocompute_node.core.reconciling import (
+    Baseline,
+    Book,
+    Chain,
+    Difference,
+    Earning,
+    Kind,
+    Paying,
+    differences,
+    unexplained,
+)
+from robocompute_node.services.channels import ChannelPhase
+from robocompute_node.store import Store, Table
+from robocompute_protocol.errors import ChainError, ChainRefused
+from robocompute_protocol.identifiers import Address, ChannelId, to_base58
+from robocompute_protocol.money import MicroUnits, Millis
+from robocompute_settlement.events import Staked, Withdrawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from robocompute_node.clocks import Clock
+    from robocompute_node.config import NodeConfig
+    from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
+    from robocompute_node.services.earnings import Earnings
+    from robocompute_protocol.identifiers import NodeKey
+    from robocompute_settlement.port import ChannelView, Settlement
+
+log = logging.getLogger(__name__)
+
+RECONCILE_SECONDS: Final = 300.0
+"""Between comparisons: one listing of the wallet's channels and two account reads."""
+AGAIN_SECONDS: Final = 10.0
+"""After a chain that did not answer."""
+STANDS_MS: Final = Millis(86_400_000)
+"""Money that left the balance unexplained is shown for a day; then the balance is as it is."""
+MAX_STRANGERS: Final = 1_024
+"""Channels to us without an order that are watched: opening one costs its payer rent."""
+
+
+class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that this node cannot have caused."""
+
+    kind: str
+    channel: ChannelId | None
+    text: str
+    since_ms: Millis
+
+
+class Base(msgspec.Struct, frozen=True, kw_only=True):
+    """When books and chain last agreed."""
+
+    available: MicroUnits
+    slashed: MicroUnits
+    deposits: dict[ChannelId, MicroUnits]
+    signature: str
+    """The newest transaction of the balance by then."""
+
+
+ALARMS: Final = Table("alarms/1", Alarm)
+BASE: Final = Table("chain-baseline/1", Base)
+BASE_KEY: Final = b"base"
+
+
+class Reconciler:
+    """This node's alarms, and what raises them."""
+
+    def __init__(
+        self,
+        store: Store,
+        chain: Settlement,
+        clock: Clock,
+        config: NodeConfig,
+        wallet: Address,
+        node_key: NodeKey,
+        channels: ChannelKeeper,
+        earnings: Earnings | None,
+    ) -> None:
+        self._store = store
+        self._chain = chain
+        self._clock = clock
+        self._config = config
+        self._wallet = wallet
+        self._node_key = node_key
+        self._channels = channels
+        self._earnings = earnings
+        self._listed = True
+        store.declare(ALARMS, BASE)
+        self._alarms = dict(store.all(ALARMS))
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """What stands now, the oldest first."""
+        return tuple(sorted(self._alarms.values(), key=lambda alarm: alarm.since_ms))
+
+    def stands_on(self, channel: ChannelId) -> str | None:
+        """Return why nothing may be leased or promised on a channel, or None."""
+        for alarm in self._alarms.values():
+            if alarm.channel == channel and alarm.kind != Kind.CLOSED_UNSETTLED:
+                return alarm.text
+        return None
+
+    def summary(self) -> list[Mapping[str, object]]:
+        """JSON-ready."""
+        return [
+            {
+                "kind": alarm.kind,
+                "channel": None if alarm.channel is None else to_base58(alarm.channel),
+                "text": alarm.text,
+                "since_ms": alarm.since_ms,
+            }
+            for alarm in self.alarms()
+        ]
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Compare until cancelled."""
+        task_status.started()
+        while True:
+            try:
+                await self.compare()
+            except ChainError as exc:
+                log.info("books not compared with the chain yet: %s", exc)
+                await trio.sleep(AGAIN_SECONDS)
+            else:
+                await trio.sleep(RECONCILE_SECONDS)
+
+    async def compare(self) -> tuple[Difference, ...]:
+        """Compare once, repair what the chain knows better, and raise or end alarms.
+
+        Raises: ChainError.
+        """
+        mint = self._config.chain.mint
+        address = self._chain.balance_address(self._wallet, mint)
+        newest = await self._chain.signatures(address, limit=1)
+        balance = await self._chain.balance(self._wallet, mint)
+        stake = await self._chain.stake_of(self._wallet, mint)
+        views = await self._views(mint)
+        base = self._store.get(BASE, BASE_KEY)
+        chain = Chain(balance=balance, stake=stake, channels=views)
+        book = self._book(base)  # after the chain was read: what it shows, we knew before
+        if base is not None and unexplained(book, chain) > 0:
+            taken = await self._taken(address, base.signature)
+            chain = Chain(balance=balance, stake=stake, channels=views, taken=taken)
+            book = self._book(base)
+        found = differences(book, chain)
+        views_by_name = {view.channel: view for view in views}
+        for difference in found:
+            if difference.channel is not None and difference.channel in views_by_name:
+                self._repair(difference, views_by_name[difference.channel])
+        self._raise(found)
+        low = self._alarms.get(_key(Kind.BALANCE_LOW, None))
+        if low is None or self._clock.now_ms() - low.since_ms > STANDS_MS:
+            slashed = MicroUnits(0) if stake is None else stake.slashed
+            self._agree(
+                Base(
+                    available=MicroUnits(0) if balance is None else balance.available,
+                    slashed=slashed,
+                    deposits={
+                        name: MicroUnits(max(paying.deposit, _deposit(views_by_name.get(name))))
+                        for name, paying in book.paying.items()
+                        if not paying.closed
+                    },
+                    signature=newest[0] if newest else "",
+                )
+            )
+        return found
+
+    def _book(self, base: Base | None) -> Book:
+        earnings = () if self._earnings is None else self._earnings.all()
+        return Book(
+            wallet=self._wallet,
+            node_key=self._node_key,
+            pays=self._config.is_client,
+            earns=self._earnings is not None,
+            paying={record.channel: _paying(record) for record in self._channels.all()},
+            earning={
+                record.channel: Earning(
+                    cumulative=record.ledger.cumulative,
+                    settled=record.settled,
+                    unsettled=record.unsettled,
+                    closing=record.closing,
+                    closed=record.closed,
+                )
+                for record in earnings
+            },
+            baseline=None
+            if base is None
+            else Baseline(available=base.available, slashed=base.slashed, deposits=base.deposits),
+        )
+
+    async def _views(self, mint: Address) -> tuple[ChannelView, ...]:
+        """All channels of the wallet; where the endpoint lists none, those we know."""
+        if self._listed:
+            try:
+                return await self._chain.channels_of(self._wallet, mint=mint)
+            except ChainRefused as exc:
+                self._listed = False
+                log.warning("the chain lists no channels here, unknown ones are not seen: %s", exc)
+        names = [r.channel for r in self._channels.all() if r.phase is not ChannelPhase.CLOSED]
+        names += [] if self._earnings is None else self._earnings.open_channels()
+        views = [await self._chain.channel(name) for name in names]
+        return tuple(view for view in views if view is not None)
+
+    async def _taken(self, address: Address, since: str) -> MicroUnits:
+        """What the wallet's own key took out of the balance after the transaction ``since``."""
+        mint = self._config.chain.mint
+        stake = self._chain.stake_address(self._wallet, mint)
+        records = await self._chain.history(address, until=since)
+        taken = 0
+        for event in (event for record in records for event in record.events):
+            match event:
+                case Withdrawn() if (event.owner, event.mint) == (self._wallet, mint):
+                    taken += event.amount
+                case Staked() if event.stake == stake:
+                    taken += event.amount
+                case _:
+                    pass
+        return MicroUnits(taken)
+
+    # --- consequences ---------------------------------------------------------------------------
+
+    def _repair(self, difference: Difference, view: ChannelView) -> None:
+        match difference.kind:
+            case Kind.DEPOSIT | Kind.CLOSING:
+                self._channels.learn(view)
+            case Kind.SETTLED | Kind.UNKNOWN_EARNING if self._earnings is not None:
+                known = self._earnings.get(view.channel) is not None
+                if known or len(self._earnings.all()) < MAX_STRANGERS:
+                    self._earnings.save(self._earnings.learn(view))
+            case _:
+                return
+        log.info("channel %s: %s", to_base58(view.channel), difference.text)
+
+    def _raise(self, found: tuple[Difference, ...]) -> None:
+        now = self._clock.now_ms()
+        standing = {_key(d.kind, d.channel): d for d in found if d.alarm}
+        slashes = _key(Kind.SLASHED, None)
+        with self._store.transaction() as txn:
+            for key, difference in standing.items():
+                if key in self._alarms:
+                    continue
+                alarm = Alarm(
+                    kind=difference.kind.value,
+                    channel=difference.channel,
+                    text=difference.text,
+                    since_ms=now,
+                )
+                txn.put(ALARMS, key, alarm)
+                txn.after(_told(self._alarms, key, alarm))
+            for key, alarm in self._alarms.items():
+                stays = key == slashes and now - alarm.since_ms <= STANDS_MS
+                if key not in standing and not stays:
+                    txn.delete(ALARMS, key)
+                    txn.after(_ended(self._alarms, key))
+
+    def _agree(self, base: Base) -> None:
+        if base != self._store.get(BASE, BASE_KEY):
+            with self._store.transaction() as txn:
+                txn.put(BASE, BASE_KEY, base)
+
+
+def _told(alarms: dict[bytes, Alarm], key: bytes, alarm: Alarm) -> Callable[[], None]:
+    def tell() -> None:
+        alarms[key] = alarm
+        where = "" if alarm.channel is None else f" on channel {to_base58(alarm.channel)}"
+        log.error("ALARM %s%s: %s", alarm.kind, where, alarm.text)
+
+    return tell
+
+
+def _ended(alarms: dict[bytes, Alarm], key: bytes) -> Callable[[], None]:
+    def tell() -> None:
+        alarm = alarms.pop(key)
+        log.info("alarm %s is over: %s", alarm.kind, alarm.text)
+
+    return tell
+
+
+def _paying(record: ChannelRecord) -> Paying:
+    return Paying(
+        nonce=record.nonce,
+        deposit=record.deposit,
+        cumulative=record.ledger.cumulative,
+        closing=record.phase in (ChannelPhase.CLOSING, ChannelPhase.CLOSED),
+        opening=record.phase is ChannelPhase.OPENING,
+        closed=record.phase is ChannelPhase.CLOSED,
+    )
+
+
+def _deposit(view: ChannelView | None) -> int:
+    return 0 if view is None else view.deposit
+
+
+def _key(kind: Kind, channel: ChannelId | None) -> bytes:
+    return kind.encode() + (b"" if channel is None else b"/" + channel)
