@@ -36,6 +36,11 @@ def test_the_committed_world_is_one() -> None:
         (('usdc = "1000.00"', "usdc = 1000"), "usdc"),
         (('deposit = "100.00"', 'deposit = "x"'), "not an amount"),
         (("rpc_port = 8899", "rpc_port = "), "line"),
+        (('backend = "embedded"', 'backend = "url"'), "needs rpc_url"),
+        (('backend = "embedded"', 'backend = "embedded"\nrpc_url = "http://x"'), "alone"),
+        (('backend = "embedded"', 'backend = "validator"\nws_port = 1'), "line"),
+        (("ws_port = 8900", 'ws_port = 8901\nvalidator = "x"'), 'backend "validator" alone'),
+        (('backend = "embedded"', 'backend = "mainframe"'), "mainframe"),
     ],
 )
 def test_a_world_that_makes_no_sense_is_one_line(
@@ -47,6 +52,59 @@ def test_a_world_that_makes_no_sense_is_one_line(
         read_plan(path)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_validator_that_is_not_there_is_one_line_with_the_way_to_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROBOCOMPUTE_VALIDATOR", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    text = (ROOT / "localnet.toml").read_text().replace('"embedded"', '"validator"')
+    path = tmp_path / "localnet.toml"
+    path.write_text(text.replace("programs/settlement", str(ROOT / "programs" / "settlement")))
+    words = ["localnet", "up", "--dir", str(tmp_path / "world"), "--config", str(path)]
+    assert run_command([*words, "--free-ports", "--detach"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cargo install agave-validator" in said
+    assert "ROBOCOMPUTE_VALIDATOR" in said
+
+
+def test_a_validator_that_ends_at_once_shows_the_end_of_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text(
+        "#!/bin/sh\nwhile [ $1 != --ledger ]; do shift; done\nmkdir -p $2\n"
+        "echo the disk is full > $2/validator.log\necho cannot start\n"
+    )
+    broken.chmod(0o755)
+    text = (ROOT / "localnet.toml").read_text()
+    text = text.replace('"embedded"', f'"validator"\nvalidator = "{broken}"')
+    path = tmp_path / "localnet.toml"
+    path.write_text(text.replace("programs/settlement", str(ROOT / "programs" / "settlement")))
+    words = ["localnet", "up", "--dir", str(tmp_path / "world"), "--config", str(path)]
+    assert run_command([*words, "--free-ports", "--detach"]) == 1
+    said = capsys.readouterr().err
+    assert "| the disk is full" in said
+    assert said.splitlines()[-1].startswith("robocompute-node: chain ended: cannot start")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "11111111111111111111111111111112"
+    text = (ROOT / "localnet.toml").read_text()
+    text = text.replace(
+        'backend = "embedded"',
+        'backend = "url"\nrpc_url = "http://127.0.0.1:1"\nws_url = "ws://127.0.0.1:1"\n'
+        f'program_id = "{key}"\nmints = ["{key}", "{key}"]',
+    )
+    path = tmp_path / "localnet.toml"
+    path.write_text(text)
+    words = ["localnet", "up", "--dir", str(tmp_path / "world"), "--config", str(path)]
+    assert run_command([*words, "--free-ports", "--detach"]) == 1
+    assert "http://127.0.0.1:1" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_process_is_ended_and_leaves_no_zombie(tmp_path: Path) -> None:
