@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from robocompute_settlement.port import BalanceView, ChainRecord, ChannelView, StakeView
 
 
+ChannelEvent = ChannelOpened | ToppedUp | Settled | ChannelClosed | CloseRequested
+
+
 class Place(StrEnum):
     """Where money is, or where it came from and went to."""
 
@@ -170,13 +173,29 @@ class _Reading:
             )
         )
 
-    def story(self, channel: ChannelId) -> ChannelStory | None:
-        """The channel, where it is of this mint; a channel never heard of makes a gap."""
-        found = self.channels.get(channel)
+    def story(self, event: ChannelEvent) -> ChannelStory | None:
+        """The event's channel, where it is the owner's and of this mint.
+
+        An event of the owner's money in a channel whose opening is not known makes a gap.
+        """
+        found = self.channels.get(event.channel)
         if found is None:
-            self.whole = False
+            self.whole = self.whole and not self._concerns(event)
             return None
-        return found if found.mint == self.mint else None
+        ours = found.mint == self.mint and self.owner in (found.payer, found.payee)
+        return found if ours else None
+
+    def _concerns(self, event: ChannelEvent) -> bool:
+        """Whether an event of a channel never heard of moved the owner's money, or may have."""
+        match event:
+            case Settled():
+                return event.payee == self.owner
+            case ChannelClosed():
+                return event.payer == self.owner
+            case ChannelOpened() | ToppedUp():
+                return True
+            case CloseRequested():
+                return False
 
 
 def journal_of(
@@ -252,8 +271,8 @@ def _read(reading: _Reading, evidence: Evidence, event: ChainEvent) -> None:
         case Deposited() | Withdrawn():
             _read_wallet(reading, evidence, event)
         case ChannelOpened() | ToppedUp() | Settled() | ChannelClosed() | CloseRequested():
-            story = reading.story(event.channel)
-            if story is not None and reading.owner in (story.payer, story.payee):
+            story = reading.story(event)
+            if story is not None:
                 _read_channel(reading, evidence, event, story)
         case Registered() | Staked() | Unstaked() | UnbondedClaimed():
             _read_stake(reading, evidence, event)
@@ -287,7 +306,7 @@ def _read_wallet(reading: _Reading, evidence: Evidence, event: Deposited | Withd
 def _read_channel(
     reading: _Reading,
     evidence: Evidence,
-    event: ChannelOpened | ToppedUp | Settled | ChannelClosed | CloseRequested,
+    event: ChannelEvent,
     story: ChannelStory,
 ) -> None:
     channel = story.channel
@@ -302,7 +321,9 @@ def _read_channel(
         case ChannelOpened() | ToppedUp():
             amount = event.deposit if isinstance(event, ChannelOpened) else event.amount
             first = evidence if isinstance(event, ChannelOpened) else story.opened
-            _tell(reading, story, deposit=event.deposit, opened=first)
+            # Two top-ups of one slot may be read in either order: deposits only grow.
+            held = max(story.deposit, event.deposit)
+            _tell(reading, story, deposit=held, opened=first)
             if pays:
                 move(Place.AVAILABLE, -amount)
                 move(Place.CHANNEL, amount)

@@ -259,7 +259,7 @@ def test_a_channel_whose_opening_is_not_known_makes_the_journal_not_whole() -> N
     (view,) = chain.channels.values()
     chain.settle(view, 10)
     chain.commit(same_slot=False)
-    late = journal_of(payer, model.MINT, stake=model.stake_of(payer), records=chain.records[2:])
+    late = journal_of(payee, model.MINT, stake=model.stake_of(payee), records=chain.records[2:])
     assert not late.whole
     cut = [replace(chain.records[0], complete=False), *chain.records[1:]]
     assert not journal_of(payer, model.MINT, stake=model.stake_of(payer), records=cut).whole
