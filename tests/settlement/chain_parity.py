@@ -158,7 +158,6 @@ def set_stage(world: ChainWorld) -> Stage:
     if world.name == "embedded":
         world.call("embeddedSkip", 20)
     stage.wait_for_slot(stage.slots[stage.versioned], "finalized")
-    stage.recent = stage.land(stage.legacy(stage.pay(5_000_000)))
     return stage
 
 

@@ -177,8 +177,8 @@ def _tokens(stage: Stage) -> Iterator[Case]:
 def _history(stage: Stage) -> Iterator[Case]:
     sender = to_base58(stage.sender.address)
     signatures = [stage.transferred, stage.failed, NO_SIGNATURE]
-    yield Case(method="getSignatureStatuses", params=(signatures,))
     yield Case(method="getSignatureStatuses", params=([stage.recent],), note="recent")
+    yield Case(method="getSignatureStatuses", params=(signatures,))
     search = {"searchTransactionHistory": True}
     yield Case(method="getSignatureStatuses", params=(signatures, search), note="searched")
     yield Case(method="getSignatureStatuses", params=([NO_SIGNATURE] * 257,), note="too many")
