@@ -13,13 +13,13 @@ from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, Cha
 from robocompute_protocol.money import MicroUnits
 from robocompute_settlement.localworld import write_genesis
 from robocompute_settlement.port import Attempt, Commitment, Outcome, Sent
+from robocompute_settlement.solana import SolanaSettlement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from robocompute_protocol.identifiers import Address
+    from robocompute_protocol.identifiers import Address, Digest
     from robocompute_settlement.port import Changed
-    from robocompute_settlement.solana import SolanaSettlement
 
 AMOUNT = MicroUnits(1_000)
 
@@ -183,6 +183,32 @@ async def test_a_chain_founded_anew_on_the_same_port_is_refused(
         world.start_embedded()
         with pytest.raises(ChainRefused, match="is another one"):
             await wallet.balance(person.address, world.usdc)
+
+
+async def test_endpoints_that_are_dead_or_of_another_chain_cost_no_payment(
+    own_world: ChainWorld, rough: ChainWorld
+) -> None:
+    person = own_world.person()
+    async with rough.adapter(person) as elsewhere:
+        before = await elsewhere.balance(person.address, rough.usdc)
+    async with SolanaSettlement(
+        rpc_urls=("http://127.0.0.1:1", rough.rpc_url, own_world.rpc_url),
+        ws_urls=("ws://127.0.0.1:1", own_world.ws_url),
+        program_id=own_world.plan.program_id, signer_seed=person.seed,
+        genesis_hash=await _genesis_of(own_world, person),
+    ) as wallet:  # fmt: skip
+        await wallet.deposit_wallet(mint=own_world.usdc, amount=AMOUNT)
+        assert await deposited(wallet, person, own_world.usdc) == AMOUNT
+    # The same wallet exists on the other chain, and was left alone.
+    async with rough.adapter(person) as elsewhere:
+        assert await elsewhere.balance(person.address, rough.usdc) == before
+
+
+async def _genesis_of(world: ChainWorld, person: Person) -> Digest:
+    async with world.adapter(person) as reader:
+        await reader.connect()
+        assert reader.genesis_hash is not None
+        return reader.genesis_hash
 
 
 async def test_news_lost_with_a_connection_are_told_after_it(
