@@ -86,10 +86,10 @@ pub fn lease(statement: &Verified, address: &Key, stake: &Stake) -> Result<Lease
 /// One payer's leases may overlap as they like: they are ticks of one job, or of jobs that share.
 #[inline(always)]
 pub fn check_double_sale(first: &Lease, second: &Lease) -> Result<()> {
-    let real = first.start < first.end && second.start < second.end;
+    // This is true only of two leases that each end after they begin.
     let moment = first.start.max(second.start) < first.end.min(second.end);
     let slot = first.slots & second.slots != 0;
-    if !real || !moment || !slot || first.payer == second.payer {
+    if !moment || !slot || first.payer == second.payer {
         return Err(Error::NoDoubleSale);
     }
     Ok(())

@@ -121,6 +121,11 @@ fn the_keys_of_a_stake_sign_and_the_one_before_only_until_the_grace_is_over() {
     assert_eq!((judge(&one, 2, STAKE, 5), judge(&one, 2, STAKE, grace)), (Ok(()), Ok(())));
     assert_eq!((judge(&one, 1, STAKE, grace - 1), judge(&one, 1, STAKE, grace)), (Ok(()), wrong));
 
+    // On a chain whose clock has just begun, too.
+    let mut fresh = stake(1, 0);
+    assert_eq!(staking::rotate_key(&mut fresh, &[2; 32], 100, 0), Ok(()));
+    assert_eq!(staking::rotate_key(&mut fresh, &[0; 32], 100, 9_999), Err(Error::ZeroKey));
+
     let again = grace + 100;
     let early = staking::rotate_key(&mut one, &[3; 32], 100, again - 1);
     assert_eq!(early, Err(Error::RotationTooSoon));
