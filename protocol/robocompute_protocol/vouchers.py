@@ -298,6 +298,15 @@ class PayeeLedger(msgspec.Struct, frozen=True, kw_only=True):
         """
         return cls(channel=channel, cumulative=settled, closed_total=settled, rebuilt=True)
 
+    def settled_at(self, settled: MicroUnits) -> PayeeLedger:
+        """Return the ledger once the chain shows ``settled``: only a rebuilt one learns from it.
+
+        Somebody who kept our vouchers, a watchtower, may settle what we forgot that we earned.
+        """
+        if not self.rebuilt or settled <= self.closed_total:
+            return self
+        return PayeeLedger.rebuild(self.channel, settled)
+
     @property
     def owed(self) -> MicroUnits:
         """The amounts of all receipts so far: what to claim on chain."""

@@ -15,6 +15,7 @@ from robocompute_node.services.accounts_recovery import recover, report, require
 from robocompute_node.store import Store
 from robocompute_protocol.errors import ConfigError
 from robocompute_protocol.money import MicroUnits, format_amount
+from robocompute_settlement.port import SettleClaim
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,25 @@ async def test_a_client_that_lost_its_store_goes_on_with_the_same_channel_and_pa
         assert view is not None
         assert view.settled == cost + more
         world.check_money()
+
+
+async def test_a_settlement_of_what_the_client_forgot_is_no_alarm(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider, cost = await world_with_a_settled_job(world)
+        cost += await run_job(client)  # settled after the client forgot it
+        channel = client.channel_with(provider).channel
+        await lose_and_recover(world, client)
+        await provider.settler.settle_everything()
+        await world.start(client)
+        await trio.sleep(120)
+        cost += await run_job(client)
+        assert client.channel_with(provider).channel == channel
+        await provider.settler.settle_everything()
+        view = await client.chain.channel(channel)
+        assert view is not None
+        assert view.settled == cost
 
 
 async def test_the_receipt_that_the_provider_still_holds_comes_back_as_an_invoice(
@@ -147,6 +167,34 @@ async def test_what_was_earned_and_not_settled_is_not_claimed_after_a_loss(
         assert view.settled == cost + more
         assert client.channel_with(provider).ledger.closed_total == cost + lost + more
         world.check_money()
+
+
+async def test_what_a_watchtower_settles_for_a_provider_that_forgot_it_is_its_own(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider, cost = await world_with_a_settled_job(world)
+        channel = client.channel_with(provider).channel
+        cost += await run_job(client)
+        record = provider.earnings.get(channel)
+        assert record is not None
+        assert record.ledger.voucher is not None
+        kept = SettleClaim(
+            channel=channel,
+            payee=record.payee,
+            mint=record.mint,
+            voucher_key=record.voucher_key,
+            voucher=record.ledger.voucher,
+            claim=record.ledger.claimable,
+        )
+        await lose_and_recover(world, provider)
+        await client.chain.settle((kept,))  # anybody may
+        await world.start(provider)
+        await trio.sleep(60)
+        cost += await run_job(client)
+        assert client.channel_with(provider).channel == channel
+        await provider.settler.settle_everything()
+        assert world.check_agreed(client, provider).settled == cost
 
 
 async def test_when_both_stores_are_lost_the_channel_still_goes_on(

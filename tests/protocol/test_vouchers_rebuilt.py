@@ -84,6 +84,15 @@ def test_a_rebuilt_ledger_takes_the_first_voucher_as_it_is_and_counts_from_what_
     assert payer.closed_total == payee.owed
 
 
+def test_a_rebuilt_ledger_learns_of_settlements_until_its_first_voucher() -> None:
+    payee = PayeeLedger.rebuild(CHANNEL, units(100)).settled_at(units(300))
+    assert payee == PayeeLedger.rebuild(CHANNEL, units(300))
+    assert payee.settled_at(units(200)) == payee
+    _, voucher = promised(a_job_is_over(), NEW, 250)
+    payee = accepted(payee, voucher)
+    assert payee.settled_at(units(400)) == payee
+
+
 def test_after_the_first_voucher_a_rebuilt_ledger_is_as_strict_as_any() -> None:
     payee = PayeeLedger.rebuild(CHANNEL, units(300))
     payer, voucher = promised(a_job_is_over(), NEW, 250)

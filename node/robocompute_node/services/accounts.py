@@ -18,6 +18,7 @@ from robocompute_node.services.channels import CHANNELS, ChannelPhase, ChannelRe
 from robocompute_node.services.earnings import EARNINGS, EarningRecord
 from robocompute_node.services.lettings import LETTINGS
 from robocompute_node.services.rebuilt import REBUILT, SHOWN
+from robocompute_node.services.reconciler import ALARMS
 from robocompute_node.services.rental_book import RENTALS
 from robocompute_protocol import codec, limits
 from robocompute_protocol.errors import ChainRefused
@@ -78,7 +79,7 @@ class Accounts:
         self._currency = "USDC"
         self._channels = channels
         self._paid_side = paid
-        store.declare(CHANNELS, RENTALS, EARNINGS, LETTINGS, REBUILT, SHOWN)
+        store.declare(CHANNELS, RENTALS, EARNINGS, LETTINGS, REBUILT, SHOWN, ALARMS)
 
     # --- channels -------------------------------------------------------------------------------
 
@@ -86,6 +87,7 @@ class Accounts:
         views = {view.channel: view for view in await self._chain.channels_of(self._wallet)}
         paying = {ChannelId(key): record for key, record in self._store.all(CHANNELS)}
         paid = {ChannelId(key): record for key, record in self._store.all(EARNINGS)}
+        raised = {alarm.channel: alarm.text for _, alarm in self._store.all(ALARMS)}
         rows = [
             self._paying(views.get(name), paying.get(name))
             for name in sorted({*views, *paying})
@@ -96,6 +98,9 @@ class Accounts:
             for name in sorted({*views, *paid})
             if name in paid or views[name].payee == self._wallet
         ]
+        for row in rows:
+            name = ChannelId(bytes(address_from_base58(str(row["channel"]))))
+            row["alarm"] = raised.get(name) or row["alarm"]
         return {"wallet_address": to_base58(self._wallet), "channels": rows}
 
     def _paying(self, view: ChannelView | None, known: ChannelRecord | None) -> dict[str, object]:

@@ -148,6 +148,7 @@ class Earnings:
             deposit=MicroUnits(max(record.deposit, confirmed.deposit)),
             final_deposit=record.final_deposit if final is None else final.deposit,
             settled=MicroUnits(max(record.settled, confirmed.settled)),
+            ledger=record.ledger.settled_at(confirmed.settled),
             closing=confirmed.closing,
             close_at_s=confirmed.close_at_s,
             closed=False,

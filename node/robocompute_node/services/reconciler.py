@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
     from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
-    from robocompute_node.services.earnings import Earnings
+    from robocompute_node.services.earnings import EarningRecord, Earnings
     from robocompute_protocol.identifiers import NodeKey
     from robocompute_settlement.port import ChannelView, Settlement
 
@@ -190,7 +190,7 @@ class Reconciler:
             paying={record.channel: _paying(record) for record in self._channels.all()},
             earning={
                 record.channel: Earning(
-                    cumulative=record.ledger.cumulative,
+                    cumulative=_promised(record),
                     settled=record.settled,
                     unsettled=record.unsettled,
                     closing=record.closing,
@@ -295,11 +295,17 @@ def _paying(record: ChannelRecord) -> Paying:
     return Paying(
         nonce=record.nonce,
         deposit=record.deposit,
-        cumulative=record.ledger.cumulative,
+        # Of a channel that was rebuilt from the chain, what was signed is not known yet.
+        cumulative=record.deposit if record.unsure else record.ledger.cumulative,
         closing=record.phase in (ChannelPhase.CLOSING, ChannelPhase.CLOSED),
         opening=record.phase is ChannelPhase.OPENING,
         closed=record.phase is ChannelPhase.CLOSED,
     )
+
+
+def _promised(record: EarningRecord) -> MicroUnits:
+    """What vouchers may have promised: anything, where they were lost with the store."""
+    return record.deposit if record.ledger.rebuilt else record.ledger.cumulative
 
 
 def _deposit(view: ChannelView | None) -> int:
