@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
-import socket
 import subprocess
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -23,88 +20,65 @@ from settlement_layouts import (
     token_data,
 )
 from settlement_world import Channel, Provider, World
+from solders.account import Account
 from solders.hash import Hash
+from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.message import Message
+from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import Transaction
+
+from robocompute_protocol.errors import ConfigError
+from robocompute_settlement.program_errors import PROGRAM_ERRORS
+from robocompute_settlement.validator import READY_S, Validator, find_validator, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from settlement_world import User
-    from solders.instruction import Instruction
-    from solders.pubkey import Pubkey
 
 pytestmark = pytest.mark.chain
 
-START_S: Final = 60
-"""A validator on a busy machine has been seen to need 15 s."""
 CONFIRM_S: Final = 30
-PORTS: Final = 64
-"""RPC and its websocket, faucet, gossip, and the range the validator takes more from."""
+NUMBERS: Final = {name: number for number, (name, _) in PROGRAM_ERRORS.items()}
 
 
-def validator_binary() -> str | None:
-    folder = os.environ.get("ROBOCOMPUTE_TOOLS", "")
-    return shutil.which("solana-test-validator", path=folder or None) or shutil.which(
-        "solana-test-validator"
-    )
-
-
-def free_ports() -> int:
-    """The first of `PORTS` neighbouring ports that nobody listens on."""
-    for base in range(20_000 + os.getpid() % 97 * 64, 32_000, PORTS):
-        with ExitStack() as stack:
-            try:
-                for port in range(base, base + PORTS):
-                    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                        one = stack.enter_context(socket.socket(socket.AF_INET, kind))
-                        one.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return base
-    pytest.fail("no free ports")
-
-
-class Validator:
+class Cluster:
     """A validator with the program, two mints and funded users at its genesis."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, binary: Path, folder: Path) -> None:
         self.world = World(source=self.data)
         self.users = [self.world.user() for _ in range(2)]
-        self._folder = folder
-        ports = free_ports()
-        self._rpc = httpx.Client(base_url=f"http://127.0.0.1:{ports}", timeout=20)
-        command = [
-            binary, "--bind-address", "127.0.0.1", "--ledger", str(folder / "ledger"), "--reset",
-            "--quiet", "--rpc-port", str(ports), "--faucet-port", str(ports + 2), "--gossip-port",
-            str(ports + 3), "--dynamic-port-range", f"{ports + 4}-{ports + PORTS - 1}",
-            "--upgradeable-program", str(self.world.program), str(PROGRAM_DIR / "settlement.so"),
-            str(self.world.upgrade_authority.pubkey()), *self._genesis_accounts(),
-        ]  # fmt: skip
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        genesis = folder / "genesis.json"
+        genesis.write_text(json.dumps(self._genesis()))
+        self._validator = Validator(binary=binary, folder=folder, rpc_port=free_ports(2))
+        self._rpc = httpx.Client(base_url=self._validator.rpc_url, timeout=20)
+        command = self._validator.command(genesis, also=self._genesis_accounts())
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=self._validator.environment(os.environ)
+            )
         try:
             self._wait_until_ready()
         except BaseException:
             self.stop()
             raise
 
-    def _genesis_accounts(self) -> list[str]:
-        world, options = self.world, list[str]()
+    def _genesis(self) -> dict[str, Any]:
+        program = {
+            "address": str(self.world.program),
+            "upgrade_authority": str(self.world.upgrade_authority.pubkey()),
+            "binary": str(PROGRAM_DIR / "settlement.so"),
+        }
+        return {"faucet": list(bytes(Keypair())), "programs": [program]}
+
+    def _genesis_accounts(self) -> list[tuple[Pubkey, Account]]:
+        world, found = self.world, list[tuple[Pubkey, Account]]()
 
         def add(address: Pubkey, data: bytes, owner: Pubkey) -> None:
-            path = self._folder / f"{address}.json"
-            content = [base64.b64encode(data).decode(), "base64"]
-            account = {
-                "lamports": 10**10, "data": content, "owner": str(owner), "executable": False,
-                "rentEpoch": 0,
-            }  # fmt: skip
-            path.write_text(json.dumps({"pubkey": str(address), "account": account}))
-            options.extend(("--account", str(address), str(path)))
+            found.append((address, Account(10**10, data, owner)))
 
         for mint in world.mints:
             add(mint, mint_data(), TOKEN)
@@ -113,18 +87,12 @@ class Validator:
             add(user.address, b"", SYSTEM)
         for key in (world.fee_payer, world.upgrade_authority, world.admin):
             add(key.pubkey(), b"", SYSTEM)
-        return options
+        return found
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                # A program at genesis can be called from the next slots on.
-                if self.call("getHealth") == "ok" and self.call("getSlot") >= 2:
-                    break
-            except (httpx.HTTPError, ValueError):
-                pass
-            assert self._process.poll() is None, "the validator ended"
+        deadline = time.monotonic() + READY_S
+        while not self._validator.ready():
+            assert self._process.poll() is None, self._validator.last_words()
             assert time.monotonic() < deadline, "the validator did not start"
             time.sleep(0.2)
         self.world.genesis_hash = bytes(Hash.from_string(self.call("getGenesisHash")))
@@ -181,16 +149,17 @@ class Validator:
 
 
 @pytest.fixture
-def validator(tmp_path: Path) -> Iterator[Validator]:
-    binary = validator_binary()
-    if binary is None:
-        pytest.skip("solana-test-validator is neither on the path nor in ROBOCOMPUTE_TOOLS")
-    validator = Validator(binary, tmp_path)
-    yield validator
-    validator.stop()
+def validator(tmp_path: Path) -> Iterator[Cluster]:
+    try:
+        binary = find_validator(None, os.environ)
+    except ConfigError as exc:
+        pytest.skip(str(exc))
+    cluster = Cluster(binary, tmp_path)
+    yield cluster
+    cluster.stop()
 
 
-def test_a_channels_whole_life_on_a_real_validator(validator: Validator) -> None:
+def test_a_channels_whole_life_on_a_real_validator(validator: Cluster) -> None:
     world = validator.world
     payer, payee = validator.users
     accounts = world.init_accounts()
@@ -222,8 +191,14 @@ def test_a_channels_whole_life_on_a_real_validator(validator: Validator) -> None
     assert validator.error(wrong, world.settle(channel)) == {
         "InstructionError": [1, {"Custom": 6025}]
     }
+    attack(validator, channel)
     validator.ok(check, world.settle(channel))
     assert world.read_channel(address).settled == 400_001
+    # Said again, it changes nothing, and nothing less undoes it.
+    before = world.read_channel(address)
+    validator.ok(check, world.settle(channel))
+    validator.ok(ed25519_instruction(world.voucher(channel, 400_000)), world.settle(channel))
+    assert world.read_channel(address) == before
     assert world.read_balance(payee.address).available == 10**7 + 390_000
 
     validator.ok(world.sweep_fees(world.balance_address(payee.address)))
@@ -234,6 +209,7 @@ def test_a_channels_whole_life_on_a_real_validator(validator: Validator) -> None
         time.sleep(0.2)
     validator.ok(world.finalize_close(channel))
     assert validator.data(address) is None
+    revive(validator, channel)
     everything = world.read_balance(payer.address).available
     assert everything == 10**7 - 400_001
     validator.ok(world.withdraw(payer, everything), signers=(payer.key,))
@@ -242,7 +218,52 @@ def test_a_channels_whole_life_on_a_real_validator(validator: Validator) -> None
     sell_twice_and_leave(validator, payee, payer)
 
 
-def sell_twice_and_leave(validator: Validator, owner: User, reporter: User) -> None:
+def attack(validator: Cluster, channel: Channel) -> None:
+    """What `tests/chain/test_attack_*.py` does in-process, once of each kind on a real runtime."""
+    world, payer, payee = validator.world, channel.payer, channel.payee
+    check = ed25519_instruction(world.voucher(channel, 400_001))
+    other = Channel(world.channel_address(payer.address, payee.address, 1), payer, payee,
+                    channel.key, 1)  # fmt: skip
+    shared = bytearray(bytes(ed25519_instruction(*[world.voucher(channel, 1)] * 2).data))
+    shared[16:30] = shared[2:16]  # the second entry is said to lie where the first one does
+    overlap = Instruction(check.program_id, bytes(shared), [])
+    theirs = world.balance_address(payer.address)
+    stranger = (world.fee_payer,)
+    me = world.fee_payer.pubkey()
+    attempts: list[tuple[int, str, tuple[Instruction, ...], tuple[Keypair, ...]]] = [
+        (0, "NoSignatureCheck", (world.settle(channel),), ()),
+        (1, "NoSignatureCheck", (overlap, world.settle(channel, entry=1)), ()),
+        (1, "WrongVoucher", (ed25519_instruction(world.voucher(other, 5)), world.settle(channel)),
+         ()),
+        (1, "WrongBalance", (check, world.settle(channel, payee_balance=theirs)), ()),
+        (1, "ForeignAccount", (check, world.settle(channel, channel=payer.tokens)), ()),
+        (0, "NotAuthorized", (world.close_by_payee(channel, authority=me),), stranger),
+        (0, "NotAuthorized", (world.request_close(channel, authority=me),), stranger),
+        (0, "ChannelNotClosing", (world.finalize_close(channel),), ()),
+        (0, "NotAuthorized", (world.top_up(channel, 1, authority=me),), stranger),
+        (0, "WrongNonce",
+         (world.open_channel(payer, payee.address, channel.key.pubkey(), nonce=0),),
+         (payer.key,)),
+        (0, "WrongBalance", (world.withdraw(payer, 1, owner=me),), stranger),
+        (0, "InsufficientFunds", (world.withdraw(payer, 10**9),), (payer.key,)),
+    ]  # fmt: skip
+    for at, name, calls, signers in attempts:
+        refused = validator.error(*calls, signers=signers)
+        assert refused == {"InstructionError": [at, {"Custom": NUMBERS[name]}]}, (name, refused)
+
+
+def revive(validator: Cluster, channel: Channel) -> None:
+    """A closed channel stays closed: its vouchers are worth nothing, its nonce is used up."""
+    world, payer, payee = validator.world, channel.payer, channel.payee
+    check = ed25519_instruction(world.voucher(channel, 10**6))
+    refused = validator.error(check, world.settle(channel))
+    assert refused == {"InstructionError": [1, {"Custom": NUMBERS["ForeignAccount"]}]}
+    call = world.open_channel(payer, payee.address, channel.key.pubkey(), nonce=0)
+    refused = validator.error(call, signers=(payer.key,))
+    assert refused == {"InstructionError": [0, {"Custom": NUMBERS["WrongNonce"]}]}
+
+
+def sell_twice_and_leave(validator: Cluster, owner: User, reporter: User) -> None:
     """A stake's life: bonded, its key changed, slashed by the old key's leases, taken out."""
     world, old, new = validator.world, Keypair(), Keypair()
     signers = (owner.key,)
