@@ -53,6 +53,30 @@ def test_a_priority_without_a_limit_is_paid_for_the_runtimes_own(chain: Chain) -
     assert landed.fee == FEE + 2 * 3_000
 
 
+def test_the_prices_of_recent_blocks_are_the_lowest_they_took(chain: Chain) -> None:
+    cheap, dear = set_compute_unit_price(10), set_compute_unit_price(700)
+    other = stranger("other")
+    chain.send(cheap, pay(1_000_000, other))
+    chain.send(dear, pay(2_000_000))
+    first = chain.pass_slots(1) - 1
+    chain.send(dear, pay(3_000_000))
+
+    def listed(*addresses: str) -> list[tuple[int, int]]:
+        answer = chain.call(
+            "getRecentPrioritizationFees", *([list(addresses)] if addresses else [])
+        )
+        return [(each["slot"], each["prioritizationFee"]) for each in answer]
+
+    assert listed() == [(first, 10), (first + 1, 700)]
+    assert listed(str(BOB.pubkey())) == [(first, 700), (first + 1, 700)]
+    assert listed(str(other)) == [(first, 10), (first + 1, 700)]
+    chain.call("embeddedRollback", 1)
+    assert listed() == [(first, 10)]
+    chain.pass_slots(152)
+    chain.send(pay(4_000_000))
+    assert [price for _, price in listed()] == [0]
+
+
 def test_a_transaction_that_fails_is_charged_and_changes_nothing_else(chain: Chain) -> None:
     landed = chain.landed(chain.send(pay(1_000_000), pay(LAMPORTS)))
     assert b"InstructionError" in landed.error

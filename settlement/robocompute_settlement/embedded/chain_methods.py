@@ -23,7 +23,7 @@ from robocompute_settlement.embedded.requests import (
     invalid_params,
     read_address,
 )
-from robocompute_settlement.embedded.timeline import BLOCKHASH_SLOTS, SLOT_MS, SLOTS_PER_EPOCH
+from robocompute_settlement.embedded.timeline import SLOT_MS, SLOTS_PER_EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,18 +210,11 @@ class ChainMethods:
         return in_context(self._ledger.slot(arguments.level), value)
 
     def _get_recent_prioritization_fees(self, arguments: Arguments) -> list[dict[str, int]]:
-        wanted = arguments.texts(0, MAX_FEE_ACCOUNTS) if arguments.positions else []
-        keys = {bytes(read_address(text)) for text in wanted}
-        present = self._ledger.tick()
-        lowest: dict[int, int] = {}
-        for landed in self._ledger.blocks(present - BLOCKHASH_SLOTS, present):
-            lowest.setdefault(landed.slot, 0 if keys else landed.unit_price)
-            if not keys:
-                lowest[landed.slot] = min(lowest[landed.slot], landed.unit_price)
-            elif keys & set(landed.keys):
-                lowest[landed.slot] = max(lowest[landed.slot], landed.unit_price)
+        texts = arguments.texts(0, MAX_FEE_ACCOUNTS) if arguments.positions else []
+        wanted = [read_address(text) for text in texts]
         return [
-            {"slot": slot, "prioritizationFee": price} for slot, price in sorted(lowest.items())
+            {"slot": slot, "prioritizationFee": price}
+            for slot, price in self._ledger.prices.listed(wanted)
         ]
 
     # --- SOL ------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ UNITS_PER_INSTRUCTION: Final = 200_000
 UNITS_PER_BUILTIN: Final = 3_000
 """What an instruction may use where the transaction sets no limit."""
 
+PRICED_SLOTS: Final = 150
+"""How long prices are remembered."""
+
 COMPUTE_BUDGET: Final = Pubkey.from_string("ComputeBudget111111111111111111111111111111")
 ED25519_PROGRAM: Final = Pubkey.from_string("Ed25519SigVerify111111111111111111111111111")
 SECP256K1_PROGRAM: Final = Pubkey.from_string("KeccakSecp256k11111111111111111111111111111")
@@ -86,6 +89,35 @@ def unit_price(message: Message | MessageV0) -> int:
         if program == COMPUTE_BUDGET and data[:1] == bytes([_SET_PRICE]):
             return int.from_bytes(data[1:9], "little")
     return 0
+
+
+class RecentPrices:
+    """The lowest prices that recent blocks took. Forgotten at a restart, as a node's are."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, int] = {}
+        self._accounts: dict[int, dict[Pubkey, int]] = {}
+
+    def note(self, slot: int, price: int, written: list[Pubkey]) -> None:
+        """Remember a transaction that landed, and the accounts it could write."""
+        for old in [each for each in self._blocks if each < slot - PRICED_SLOTS]:
+            del self._blocks[old], self._accounts[old]
+        self._blocks[slot] = min(price, self._blocks.get(slot, price))
+        accounts = self._accounts.setdefault(slot, {})
+        for key in written:
+            accounts[key] = min(price, accounts.get(key, price))
+
+    def forget_after(self, slot: int) -> None:
+        """Forget the blocks of a dropped fork."""
+        for gone in [each for each in self._blocks if each > slot]:
+            del self._blocks[gone], self._accounts[gone]
+
+    def listed(self, wanted: list[Pubkey]) -> list[tuple[int, int]]:
+        """For each block with transactions, what it took to write all of these accounts."""
+        return [
+            (slot, max([lowest, *(self._accounts[slot].get(key, 0) for key in wanted)]))
+            for slot, lowest in sorted(self._blocks.items())
+        ]
 
 
 def cost_of(message: Message | MessageV0, *, writable: int, units: int, loaded_bytes: int) -> int:

@@ -25,7 +25,7 @@ from solders.transaction import VersionedTransaction
 
 from robocompute_settlement.embedded.execution import Machine, Outcome
 from robocompute_settlement.embedded.faults import Faults
-from robocompute_settlement.embedded.fees import cost_of, unit_price
+from robocompute_settlement.embedded.fees import RecentPrices, cost_of, unit_price
 from robocompute_settlement.embedded.genesis import Genesis, genesis_accounts, genesis_hash
 from robocompute_settlement.embedded.storage import (
     ChainStore,
@@ -82,6 +82,7 @@ class Ledger:
         self._offset_ms = store.number(b"offset_ms")
         self.founding = founding
         self.faults = Faults()
+        self.prices = RecentPrices()
         self.timeline = Timeline(
             founded_ms=founding.founded_ms, seed=founding.seed, forks=store.forks()
         )
@@ -217,10 +218,6 @@ class Ledger:
         """The transactions of one slot, in order."""
         return self._store.in_slots(slot, slot)
 
-    def blocks(self, first: int, last: int) -> list[Landed]:
-        """The transactions of some slots, in order."""
-        return self._store.in_slots(max(0, first), last)
-
     def first_slot(self) -> int:
         """The first slot whose transactions are remembered."""
         return self._store.first_slot()
@@ -328,6 +325,7 @@ class Ledger:
                 raw = before.account
                 restored[address] = None if raw is None else unpack_account(raw)
         self.timeline.fork(first)
+        self.prices.forget_after(first)
         self._store.take_back(
             dropped, list(restored.items()), after_slot=first, forks=self.timeline.forks
         )
@@ -411,7 +409,6 @@ class Ledger:
             ),
             returned=outcome.returned,
             fee=outcome.fee.total,
-            unit_price=unit_price(message),
             before=tuple(0 if each is None else each.lamports for each in outcome.before),
             after=tuple(0 if each is None else each.lamports for each in outcome.after),
             tokens_before=token_amounts(outcome.before),
@@ -419,6 +416,7 @@ class Ledger:
         )
         self._store.land(landed, changed, undo, undo_from=self._final - MAX_LAG_SLOTS)
         self._sequence += 1
+        self.prices.note(slot, unit_price(message), [keys[index] for index in outcome.writable])
         for each in undo:
             self._remember(each)
         self._put(changed)

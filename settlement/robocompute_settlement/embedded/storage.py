@@ -63,7 +63,6 @@ class Landed(msgspec.Struct, frozen=True, kw_only=True):
     cost: int
     returned: tuple[bytes, bytes] | None
     fee: int
-    unit_price: int
     before: tuple[int, ...]
     after: tuple[int, ...]
     tokens_before: tuple[tuple[int, bytes, bytes, int], ...]
