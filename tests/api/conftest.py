@@ -106,7 +106,12 @@ class FakeNodeApi:
         self.tell(task_id, "ended", {"status": "completed"})
 
     def node_status(self) -> Mapping[str, object]:
-        return {"peer_id": "12D3KooFake", "roles": ["client"], "peers": 0}
+        return {
+            "peer_id": "12D3KooFake",
+            "roles": ["client"],
+            "peers": 0,
+            "wallet_address": "Fake1111",
+        }
 
     async def wallet_balance(self) -> Mapping[str, object]:
         return {"wallet_address": "Fake1111", "usdc_balance": "1.000000"}

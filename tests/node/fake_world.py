@@ -6,11 +6,12 @@ moment, also right after any of its writes to disk, and started again on what it
 
 from __future__ import annotations
 
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
+from cuttable import CuttableSettlement, CuttableStore, PowerCut
 
 from robocompute_node.api.port import NewTask, TaskView
 from robocompute_node.blobs import FileBlobStore
@@ -51,28 +52,16 @@ from robocompute_node.services.settler import Settler
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.services.voucher_deposits import VoucherDeposits
 from robocompute_node.services.watchtower import Watchtower
-from robocompute_node.store import Store, Transaction
-from robocompute_protocol.errors import ChainBusy, RoboComputeError
+from robocompute_protocol.errors import RoboComputeError
 from robocompute_protocol.identifiers import Address, NodeKey, digest
 from robocompute_protocol.messages import CLASSES, FileEntry, Manifest, Offer, Requirements
 from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.signing import SigningKey
 from robocompute_settlement.fake import FakeChain, FakeSettlement
-from robocompute_settlement.port import Commitment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
-
-    from robocompute_protocol.identifiers import ChannelId
-    from robocompute_settlement.port import (
-        BalanceView,
-        ChannelView,
-        ConfigView,
-        Sent,
-        SettleClaim,
-        StakeView,
-    )
 
 PRICE = MicroUnits(3_600_000)
 """A micro-unit a millisecond."""
@@ -84,69 +73,6 @@ MACHINE = Inventory(
     cpu_model="a processor", cpu_cores=8, memory_mib=16_384, disk_mib=100_000, gpus=()
 )
 USDC, USDT = Address(digest(b"fake usdc")), Address(digest(b"fake usdt"))
-
-
-class PowerCut(BaseException):
-    """The machine stops here. Not an Exception: nothing may catch it and go on."""
-
-
-class CuttableStore(Store):
-    """A store whose machine loses power right after its ``n``-th write."""
-
-    def __init__(self, folder: Path, *, after: int | None) -> None:
-        super().__init__(folder)
-        self.writes = 0
-        self._after = after
-
-    @contextmanager
-    def transaction(self) -> Generator[Transaction]:
-        if self._after is not None and self.writes >= self._after:
-            raise PowerCut
-        with super().transaction() as txn:
-            yield txn
-        self.writes += 1
-        if self._after is not None and self.writes >= self._after:
-            raise PowerCut
-
-
-class CuttableSettlement(FakeSettlement):
-    """A chain that can be out of this node's reach."""
-
-    out = False
-
-    def _reach(self) -> None:
-        if self.out:
-            raise ChainBusy("no answer")
-
-    async def config(self) -> ConfigView:
-        self._reach()
-        return await super().config()
-
-    async def balance(
-        self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
-    ) -> BalanceView | None:
-        self._reach()
-        return await super().balance(owner, mint, at=at)
-
-    async def channel(
-        self, channel: ChannelId, *, at: Commitment = Commitment.CONFIRMED
-    ) -> ChannelView | None:
-        self._reach()
-        return await super().channel(channel, at=at)
-
-    async def stake_of(
-        self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
-    ) -> StakeView | None:
-        self._reach()
-        return await super().stake_of(owner, mint, at=at)
-
-    async def signatures(self, address: Address, *, limit: int = 10) -> tuple[str, ...]:
-        self._reach()
-        return await super().signatures(address, limit=limit)
-
-    async def settle(self, claims: tuple[SettleClaim, ...]) -> Sent:
-        self._reach()
-        return await super().settle(claims)
 
 
 class FakeNode:
