@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import trio
 from money_world import CHALLENGE_S, Owner, found_owner, open_channel, settle
 from settlement_chains import ChainWorld, embedded_world
 
+from robocompute_node.store import Store
 from robocompute_protocol.identifiers import to_base58
 
 if TYPE_CHECKING:
@@ -145,6 +147,43 @@ def test_a_lost_store_comes_back_from_the_chain_and_only_into_a_fresh_one(
     status, out, _ = provider.types("chain", "recover", "--force")
     assert status == 0
     assert "Not known any more" in out
+
+
+def test_nothing_is_recovered_into_a_store_that_a_node_uses(client: Owner) -> None:
+    store = Store(client.config.store_dir)
+    try:
+        assert "another robocompute-node" in client.refused("chain", "recover")
+        assert "another robocompute-node" in client.refused("chain", "recover", "--force")
+    finally:
+        store.close()
+
+
+def test_every_wallet_command_drafts_one_transaction_and_moves_nothing(
+    client: Owner, provider: Owner, tmp_path: Path
+) -> None:
+    view = open_channel(client, provider, 10_000_000)
+    provider.json("wallet", "deposit", "20")
+    provider.json("stake", "add", "5")
+    before = client.held(), provider.held()
+    commands = (
+        (client, ["wallet", "deposit", "1"], "deposit"),
+        (client, ["wallet", "withdraw", "1"], "withdraw"),
+        (client, ["payout", "1", "--to", to_base58(provider.wallet)], "withdraw"),
+        (client, ["wallet", "delegate", "set"], "let the key"),
+        (client, ["wallet", "delegate", "revoke"], "end the delegation"),
+        (client, ["stake", "register"], "register"),
+        (client, ["channels", "close", to_base58(view.channel), "--yes"], "ask to close"),
+        (provider, ["stake", "add", "1"], "move 1.000000"),
+        (provider, ["stake", "remove", "1"], "begin to take 1.000000"),
+    )
+    for number, (owner, words, says) in enumerate(commands):
+        draft = tmp_path / f"draft-{number}"
+        owner.json(*words, "--unsigned", str(draft))
+        told = json.loads(draft.read_text())
+        assert any(line.startswith(says) for line in told["what"]), told["what"]
+        assert told["signature"] is None
+        assert told["signer"] == to_base58(owner.wallet)
+    assert (client.held(), provider.held()) == before
 
 
 def test_nothing_is_made_in_the_folder_of_a_node_that_never_ran(client: Owner) -> None:
