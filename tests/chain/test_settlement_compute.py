@@ -128,23 +128,28 @@ def take_stakes(world: World, take: Take) -> None:
         world.set_time(now)
 
 
+def parted() -> tuple[str, str, str]:
+    """The document before the section about costs, that section, and what follows."""
+    before, heading, rest = DOCUMENT.read_text().partition("What it costs")
+    section, end, after = rest.partition("\n## ")
+    return before + heading, section, end + after
+
+
 def documented() -> dict[str, int]:
-    section = DOCUMENT.read_text().partition("What it costs")[2].partition("\n## ")[0]
-    rows = re.findall(ROW, section, re.MULTILINE)
+    rows = re.findall(ROW, parted()[1], re.MULTILINE)
     return {name + more: int(units.replace(",", "")) for name, more, units in rows}
 
 
 def write_down(costs: dict[str, int]) -> None:
     """Put these figures into the document's table, which must have a row for each."""
-    text = DOCUMENT.read_text()
+    before, section, after = parted()
     for name, units in costs.items():
         word, _, more = name.partition(" ")
         row = f"| `{word}`{more and ' ' + more} |"
-        assert row in text, f"add a row for {name} to {DOCUMENT.name}"
-        text = re.sub(
-            rf"^{re.escape(row)} [\d,]+ \|", f"{row} {units:,} |", text, flags=re.MULTILINE
-        )
-    DOCUMENT.write_text(text)
+        assert f"\n{row} " in section, f"add a row for {name} to {DOCUMENT.name}"
+        figure = re.compile(rf"^{re.escape(row)} [\d,]+ \|", re.MULTILINE)
+        section = figure.sub(f"{row} {units:,} |", section)
+    DOCUMENT.write_text(before + section + after)
 
 
 def test_calls_cost_what_the_document_says() -> None:
