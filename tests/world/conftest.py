@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from scene_world import Scene, found_scene
 from whole_world import LONG_FIRST_TICK_S, LONG_HORIZON_S, WholeWorld, found_world
 
 Found = Callable[..., WholeWorld]
@@ -41,3 +42,14 @@ def found(tmp_path: Path) -> Generator[Found]:
             return worlds.enter_context(world)
 
         yield make
+
+
+@pytest.fixture(
+    scope="session", params=[pytest.param("validator", marks=pytest.mark.chain), "embedded"]
+)
+def scene(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Scene]:
+    """A provider and two clients on each kind of chain. Each test leaves them as it found them."""
+    with found_scene(str(request.param), tmp_path_factory.mktemp(str(request.param))) as scene:
+        yield scene

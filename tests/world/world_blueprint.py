@@ -135,8 +135,8 @@ deposit = "100.00"
 allowance = "100.00"
 
 [nodes.client]
-horizon_s = 6
-first_tick_s = 2
+horizon_s = {horizon}
+first_tick_s = 4
 channel_deposit = "5.00"
 max_price_per_hour = "100.00"
 challenge_s = {challenge}
@@ -147,8 +147,8 @@ roles = ["client"]
 wallet = "client-2"
 api_port = {other_api}
 p2p_port = {other_p2p}
-deposit = "0.10"
-allowance = "0.10"
+deposit = "0.30"
+allowance = "0.30"
 
 [nodes.client]
 horizon_s = 6
