@@ -128,3 +128,18 @@ def test_a_nonce_is_used_up_by_a_channel_to_anybody(world: World, channel: Chann
     for nonce in (0, 2, U64):
         call = world.open_channel(payer, other.address, Keypair().pubkey(), nonce=nonce, deposit=1)
         assert refused(world, call, signers=(payer.key,)) == "WrongNonce"
+
+
+def test_whoever_ends_a_channel_its_rent_goes_to_who_paid_it(
+    world: World, channel: Channel
+) -> None:
+    thief = world.depositor(0)
+    close = world.close_by_payee(channel, rent_payer=thief.address)
+    assert refused(world, close, signers=(channel.payee.key,)) == "WrongRentPayer"
+    world.ok(world.request_close(channel), signers=(channel.payer.key,))
+    world.set_time(NOW + 30 * 86_400)
+    final = world.finalize_close(channel, rent_payer=thief.address)
+    assert refused(world, final) == "WrongRentPayer"
+    before = world.lamports(channel.payer.address)
+    world.ok(world.finalize_close(channel))
+    assert world.lamports(channel.payer.address) == before + RENT
