@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 draft_argument = click.argument(
     "file", type=click.Path(path_type=Path, exists=True, dir_okay=False)
 )
-MAX_DRAFT_BYTES = 65_536
-"""A transaction is 1,232 bytes at most, and its file a few thousand."""
 
 
 @click.group("wallet", invoke_without_command=True)
@@ -272,7 +270,7 @@ def send(data: Path, file: Path, as_json: bool) -> None:
 
 
 def _read(file: Path) -> Draft:
-    from robocompute_settlement.drafts import read_draft
+    from robocompute_settlement.drafts import MAX_DRAFT_BYTES, read_draft
 
     with file.open("rb") as opened:
         return read_draft(opened.read(MAX_DRAFT_BYTES))
