@@ -161,13 +161,19 @@ class HttpServer:
         return 405, b"text/plain", b"Used HTTP Method is not allowed. POST is required\n"
 
     async def _send(
-        self, stream: trio.SocketStream, connection: h11.Connection, response: Response
+        self,
+        stream: trio.SocketStream,
+        connection: h11.Connection,
+        response: Response,
+        *,
+        last: bool = False,
     ) -> None:
         status, kind, payload = response
         headers = [
             (b"Content-Type", kind),
             (b"Content-Length", str(len(payload)).encode("ascii")),
             *_HEADERS,
+            *([(b"Connection", b"close")] if last else []),
         ]
         out = connection.send(h11.Response(status_code=status, headers=headers)) or b""
         out += connection.send(h11.Data(data=payload)) or b""
@@ -189,7 +195,7 @@ class HttpServer:
         self, stream: trio.SocketStream, connection: h11.Connection, status: int
     ) -> None:
         if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            await self._send(stream, connection, (status or 400, b"text/plain", b""))
+            await self._send(stream, connection, (status or 400, b"text/plain", b""), last=True)
             # A close with unread bytes would reset the connection and lose the answer.
             await stream.send_eof()
             with trio.move_on_after(LINGER_S):
