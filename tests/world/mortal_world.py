@@ -254,6 +254,8 @@ class MortalWorld:
         assert after.withdrawn == self.withdrawals * WITHDRAWN
         assert self.world.books().surplus == 0
         assert not self.world.provider()["earnings"]["refused"]
+        for name in ("provider-1", "client-1"):
+            assert not self.world.sdk(name).node()["alarms"]
         return after
 
 

@@ -2,7 +2,9 @@
 
     make soak                                ten minutes
     SOAK_MINUTES=3 SOAK_SEED=42 make soak    three, with the kills and jobs of an earlier run
+    SOAK_BACKEND=validator make soak         on solana-test-validator, which is not killed itself
 
+The provider settles and closes channels now and then, and the client's store is lost at the end.
 What happens follows from the seed, which a run prints; when it happens depends on the machine.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import subprocess
 import time
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,7 +21,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from whole_world import LONG_HORIZON_S, WholeWorld, found_world, wait_until
+from whole_world import LONG_HORIZON_S, NODE, WholeWorld, found_world, wait_until
 
 from robocompute import RoboComputeError
 from robocompute_protocol.money import parse_amount
@@ -28,8 +31,13 @@ if TYPE_CHECKING:
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))
 SEED = int(os.environ.get("SOAK_SEED") or secrets.randbits(32))
-PROCESSES = ("chain", "provider-1", "client-1")
+BACKEND = os.environ.get("SOAK_BACKEND", "embedded")
+PROCESSES = ("chain", "provider-1", "client-1") if BACKEND == "embedded" else (
+    "provider-1", "client-1",
+)  # fmt: skip
 """In the order in which they are started again."""
+OWNER_S = 150.0
+"""An owner's command gives a transaction up after 120 s."""
 MAX_WAITING = 6
 """Unfinished tasks; there is one slot, so more would only wait longer."""
 MAX_OUTAGE_S = 4.0
@@ -62,14 +70,20 @@ class Soak:
     cancelled: set[str] = field(default_factory=set[str])
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PROCESSES, 0))
     refused: list[str] = field(default_factory=list[str])
+    closed: int = 0
 
     def step(self) -> None:
         """Do one thing to the world; everything runs again when it returns."""
-        action = self.chance.choices(("submit", "cancel", "kill"), weights=(5, 1, 2))[0]
+        actions = ("submit", "cancel", "kill", "settle", "close")
+        action = self.chance.choices(actions, weights=(10, 2, 4, 1, 1))[0]
         if action == "submit":
             self.submit()
         elif action == "cancel":
             self.cancel()
+        elif action == "settle":
+            self.owner("provider-1", "earnings", "settle")
+        elif action == "close":
+            self.close_channels()
         else:
             self.kill_some()
         time.sleep(self.chance.uniform(0, 2))
@@ -103,9 +117,26 @@ class Soak:
             self.world.sdk().tasks.cancel(task_id)
             self.cancelled.add(task_id)
 
+    def owner(self, name: str, *words: str) -> bool:
+        """Give a command on the command line, as a node's owner would; whether it was done."""
+        command = [*NODE, *words, "--data", str(self.world.data(name))]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=OWNER_S, check=False
+        )
+        if done.returncode != 0:
+            self.refused.append(done.stderr.strip())
+        return done.returncode == 0
+
+    def close_channels(self) -> None:
+        """Let the provider settle and close its channels; it refuses while jobs are paid on them."""
+        listed = self.world.sdk("provider-1").node()["provider"]["earnings"]["settlements"]
+        for channel in listed:
+            self.closed += self.owner("provider-1", "channels", "close", channel, "--yes")
+
     def kill_some(self) -> None:
         """End some processes, perhaps work without them, and start them again."""
-        victims = self.chance.sample(PROCESSES, self.chance.choice((1, 1, 2, 3)))
+        many = min(len(PROCESSES), self.chance.choice((1, 1, 2, 3)))
+        victims = self.chance.sample(PROCESSES, many)
         for name in victims:
             self.kills[name] += 1
             if self.chance.random() < 0.7:
@@ -155,13 +186,14 @@ def test_whatever_is_killed_every_job_ends_and_every_unit_is_accounted_for(
     tmp_path: Path,
 ) -> None:
     print(f"soak: {MINUTES:g} minutes, SOAK_SEED={SEED}")
-    with found_world(tmp_path / "soak", horizon_s=LONG_HORIZON_S) as world:
+    with found_world(tmp_path / "soak", horizon_s=LONG_HORIZON_S, backend=BACKEND) as world:
         wealth = {name: world.wealth(name) for name in ("client-1", "provider-1")}
         soak = Soak(world=world, chance=random.Random(SEED))
         end = time.monotonic() + MINUTES * 60
         while time.monotonic() < end:
             soak.step()
-        print(f"soak: {len(soak.jobs)} jobs, kills {soak.kills}, refused {soak.refused}")
+        print(f"soak: {len(soak.jobs)} jobs, kills {soak.kills}, closed {soak.closed}")
+        print(f"soak: refused {soak.refused}")
         wait_until(
             "the end of every task",
             lambda: not unfinished(world, soak.jobs),
@@ -188,8 +220,16 @@ def test_whatever_is_killed_every_job_ends_and_every_unit_is_accounted_for(
         books = world.books()
         assert books.surplus == 0
         assert not earnings["refused"]
+        alarms = {name: world.sdk(name).node()["alarms"] for name in wealth}
+        assert not any(alarms.values()), alarms
         assert parse_amount(earnings["earned"]) == spent
         assert wealth["client-1"] - world.wealth("client-1") == spent
         assert world.wealth("provider-1") - wealth["provider-1"] == spent - books.fees_owed
         assert Decimal(earnings["settled"]) == Decimal(earnings["earned"])
         wait_until("the end of every supervisor", lambda: not world.supervisors())
+
+        owned = world.wealth("client-1")
+        assert world.terminate("client-1")
+        assert soak.owner("client-1", "chain", "recover", "--force"), soak.refused
+        world.start("client-1")
+        assert world.wealth("client-1") == owned
