@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENT: Final = (ROOT / "docs" / "settlement.md").read_text()
-VECTORS: Final = json.loads((ROOT / "protocol" / "vectors" / "program.json").read_text())
+VECTORS: Final = json.loads(
+    (ROOT / "programs" / "settlement" / "vectors" / "program.json").read_text()
+)
 CODER: Final[Any] = anchorpy.Coder(
     anchorpy.Idl.from_json((PROGRAM_DIR / "idl" / "settlement.json").read_text())
 )

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from robocompute_settlement.port import ChannelView, StakeView
 
 VECTORS: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "protocol" / "vectors" / "program.json").read_text()
+    (
+        Path(__file__).parents[2] / "programs" / "settlement" / "vectors" / "program.json"
+    ).read_text()
 )
 PROGRAM = local_address("program")
 SECONDS = {"delegate_expires", "close_at", "unbond_at", "rotated_at", "watermark"}

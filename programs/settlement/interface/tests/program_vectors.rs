@@ -11,7 +11,7 @@ use settlement_interface::{
 };
 
 fn vectors() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../protocol/vectors/program.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vectors/program.json");
     let text = std::fs::read_to_string(path).expect("protocol/vectors/program.json is there");
     serde_json::from_str(&text).expect("the vectors are JSON")
 }
