@@ -12,6 +12,7 @@ from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import IgnoreTerm, Pause, Say
 from robocompute_node.p2p.port import FrameStream, PeerGone
 from robocompute_protocol.causes import Cause
+from robocompute_protocol.errors import ChainBusy
 from robocompute_protocol.identifiers import Address, ChannelId
 from robocompute_protocol.messages import PROTOCOL_AGREEMENT
 from robocompute_settlement.fake import FakeChain, FakeSettlement
@@ -78,6 +79,32 @@ async def test_an_order_that_waits_for_its_channel_is_cancelled_and_never_leased
         ledger = client.channel_with(provider).ledger
         assert (ledger.open, ledger.credit) == ((), ledger.cumulative)
         world.check_money()
+
+
+async def test_an_order_taken_back_before_its_provider_gives_its_channel_up_harms_nobody(
+    tmp_path: Path, autojump_clock: trio.abc.Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider = await pair(world)
+        provider.chain = LateChain(world.chain, provider)
+
+        async def in_vain(channel: ChannelId, *, timeout_s: float) -> ChannelView:
+            await trio.sleep(timeout_s)
+            raise ChainBusy("not confirmed")
+
+        provider.chain.wait_for_channel = in_vain
+        await world.start(provider)
+        await world.start(client)
+        task_id = await client.submit("run")
+        await client.until_stage(task_id, "ordering")
+        await trio.sleep(3)
+        await client.api.cancel_task(task_id)
+        task = await client.until_ended(task_id, within_s=10)
+        assert (task.status, task.cost) == (TaskStatus.CANCELLED, 0)
+        await trio.sleep(60)  # the provider gives up meanwhile, and goes on
+        assert provider.lettings.running() == ()
+        assert client.channel_with(provider).ledger.open == ()
+        assert [told.message for told in caplog.records if told.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("after_ms", [0, 100, 2_500, 4_999, 5_000, 5_001])

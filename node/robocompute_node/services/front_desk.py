@@ -276,18 +276,20 @@ class FrontDesk:
         self, stream: FrameStream, record: LettingRecord, order: Order
     ) -> LettingRecord:
         """Wait for the channel, check it, accept the voucher, begin the lease; or decline."""
-        terms, agreement = record.terms, record.state.agreement
+        terms, agreement, failure = record.terms, record.state.agreement, ""
         try:
             view = await self._chain.channel(terms.channel)
             if view is None:
                 await say(stream, Waiting(reason="channel_confirmation"))
                 view = await self._chain.wait_for_channel(terms.channel, timeout_s=CHANNEL_SECONDS)
         except ChainError as exc:
-            return self._lettings.apply(agreement, OrderDeclined(reason=f"{exc.code}: {exc}"))
+            view, failure = None, f"{exc.code}: {exc}"
         if (current := self._lettings.get(agreement)) is None or (
             current.state.phase is not ProviderPhase.ORDERED
         ):
-            return current or record
+            return current or record  # the client took it back meanwhile, or asked twice
+        if view is None:
+            return self._lettings.apply(agreement, OrderDeclined(reason=failure))
         objection = self._offering.objection() or objection_to_channel(
             view, terms, self._offering.demand()
         )
