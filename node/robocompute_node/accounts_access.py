@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import trio
 
+from robocompute_node.chain_link import chain_link
 from robocompute_node.clocks import Clock
 from robocompute_node.keys import load_key, load_wallet_address
 from robocompute_node.rest_client import NodeNotRunning, RestClient
@@ -92,8 +93,7 @@ async def _stored_accounts(config: NodeConfig) -> AsyncGenerator[Accounts]:
         store = Store(config.store_dir if there else Path(nowhere))
         try:
             async with SolanaSettlement(
-                rpc_urls=(config.chain.rpc_url,),
-                program_id=config.chain.program_id,
+                **chain_link(config.chain),
                 signer_seed=node_key.seed,
             ) as chain:
                 await chain.connect()

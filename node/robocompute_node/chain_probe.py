@@ -16,20 +16,38 @@ PATIENCE_S: Final = 5.0
 """A local chain answers in milliseconds, a public one within a second or two."""
 
 
+class _Unanswered(Exception):
+    """One address gives no answer that can be used."""
+
+
 async def require_chain(config: NodeConfig) -> str:
     """Return the chain's genesis hash.
 
     Raises:
-        ChainBusy: nothing answers at rpc_url.
-        ConfigError: something answers, but the settlement program is not on it.
+        ChainBusy: none of the addresses in rpc_url answers.
+        ConfigError: the first that answers has not the settlement program on it.
     """
-    where = config.chain.rpc_url
-    genesis = await _ask(config, "getGenesisHash", [])
+    silent: list[str] = []
+    for url in config.chain.rpc_url:
+        try:
+            return await _require_program(config, url)
+        except _Unanswered as exc:
+            silent.append(str(exc))
+    found = f"the chain at {config.chain.where} does not answer ({'; '.join(silent)})"
+    raise ChainBusy(
+        f"{found}: start it (a local world with `robocompute-node localnet up`), or correct "
+        f"rpc_url in [chain] of {config.path}",
+        details={"rpc_url": config.chain.where},
+    )
+
+
+async def _require_program(config: NodeConfig, url: str) -> str:
+    genesis = await _ask(url, "getGenesisHash", [])
     program = to_base58(config.chain.program_id)
-    account = await _ask(config, "getAccountInfo", [program, {"encoding": "base64"}])
+    account = await _ask(url, "getAccountInfo", [program, {"encoding": "base64"}])
     if not _executable(account):
         raise ConfigError(
-            f"the chain at {where} has no program {program}: correct rpc_url or program_id in "
+            f"the chain at {url} has no program {program}: correct rpc_url or program_id in "
             f"[chain] of {config.path}"
         )
     return str(genesis)
@@ -42,24 +60,14 @@ def _executable(account: Any) -> bool:
         return False
 
 
-async def _ask(config: NodeConfig, method: str, parameters: list[object]) -> Any:
-    where = config.chain.rpc_url
+async def _ask(url: str, method: str, parameters: list[object]) -> Any:
     request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
     try:
         async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
-            answer = await client.post(where, json=request)
+            answer = await client.post(url, json=request)
             body: Any = answer.json()
-    except (httpx.HTTPError, ValueError) as exc:
-        reason = str(exc) or type(exc).__name__
-        raise ChainBusy(
-            f"the chain at {where} does not answer ({reason}): start it (a local world with "
-            f"`robocompute-node localnet up`), or correct rpc_url in [chain] of {config.path}",
-            details={"rpc_url": where},
-        ) from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+        raise _Unanswered(str(exc) or type(exc).__name__) from None
     if not isinstance(body, dict) or "result" not in body:
-        raise ChainBusy(
-            f"what answers at {where} is not a Solana RPC: correct rpc_url in [chain] of "
-            f"{config.path}",
-            details={"rpc_url": where},
-        )
+        raise _Unanswered("what answers is not a Solana RPC")
     return body["result"]  # pyright: ignore[reportUnknownVariableType]

@@ -17,6 +17,8 @@ from robocompute_protocol import limits
 from robocompute_protocol.identifiers import Address, NodeKey, digest
 from robocompute_protocol.messages import CLASSES
 from robocompute_protocol.money import MicroUnits
+from robocompute_settlement.endpoint import REQUESTS_PER_S
+from robocompute_settlement.transactions import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +29,12 @@ CONFIG_NAME: Final = "config.toml"
 DAY_S: Final = 86_400
 MAX_CHALLENGE_S: Final = 30 * DAY_S
 """The settlement program accepts no longer challenge."""
+MAX_ENDPOINTS: Final = 8
+"""Addresses of one chain: each more is asked for its slot every few seconds, and sent to."""
+MAX_REQUESTS_PER_S: Final = 10_000
+"""To one address: more than a validator of one's own answers."""
+MAX_PRIORITY_FEE: Final = 100_000_000
+"""Micro-lamports a compute unit: 0.02 SOL for a transaction of 200,000 units. More is a slip."""
 LOCAL_PROGRAM: Final = Address(digest(b"robocompute/local-world/program"))
 LOCAL_USDC: Final = Address(digest(b"robocompute/local-world/usdc"))
 LOCAL_USDT: Final = Address(digest(b"robocompute/local-world/usdt"))
@@ -109,17 +117,40 @@ class ApiSettings:
 class ChainSettings:
     """The cluster and the settlement program on it."""
 
-    rpc_url: str = field(
-        default="http://127.0.0.1:8899",
+    rpc_url: tuple[str, ...] = field(
+        default=("http://127.0.0.1:8899",),
         metadata=about(
-            "Solana JSON-RPC address.", settings.text(prefixes=("http://", "https://"))
+            "Solana JSON-RPC address. Of several, all of one chain, the first that is well is "
+            "asked, and transactions go to all.",
+            settings.one_or_several(
+                settings.text(prefixes=("http://", "https://")), high=MAX_ENDPOINTS
+            ),
         ),
     )
-    ws_url: str = field(
-        default="ws://127.0.0.1:8900",
+    ws_url: tuple[str, ...] = field(
+        default=("ws://127.0.0.1:8900",),
         metadata=about(
-            "Solana websocket address, for subscriptions.",
-            settings.text(prefixes=("ws://", "wss://")),
+            "Solana websocket address, for subscriptions. Of several, one is used while it is up.",
+            settings.one_or_several(
+                settings.text(prefixes=("ws://", "wss://")), high=MAX_ENDPOINTS
+            ),
+        ),
+    )
+    requests_per_s: float = field(
+        default=REQUESTS_PER_S,
+        metadata=about(
+            "What each JSON-RPC address is asked at most, over a while. Public ones want less than "
+            "one of your own.",
+            settings.number(1, MAX_REQUESTS_PER_S),
+        ),
+    )
+    max_priority_fee: int = field(
+        default=Priority().most_micro_lamports,
+        metadata=about(
+            "The most a transaction offers for being taken early, in micro-lamports for each of "
+            "its compute units (there are some 20,000 to 200,000). Up to that it offers what "
+            "others pay.",
+            settings.integer(0, MAX_PRIORITY_FEE),
         ),
     )
     program_id: Address = field(
@@ -149,6 +180,11 @@ class ChainSettings:
             settings.address(),
         ),
     )
+
+    @property
+    def where(self) -> str:
+        """The JSON-RPC addresses, for people."""
+        return " or ".join(self.rpc_url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

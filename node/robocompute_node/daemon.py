@@ -18,6 +18,7 @@ import trio
 
 from robocompute_node.api.server import serve
 from robocompute_node.blobs import FileBlobStore
+from robocompute_node.chain_link import chain_link
 from robocompute_node.clocks import Clock
 from robocompute_node.core.offer_book import OfferBook
 from robocompute_node.core.quiet import QUIET
@@ -92,9 +93,8 @@ async def run_node(
     known = store.get(CLUSTER, GENESIS)
     try:
         async with SolanaSettlement(
-            rpc_urls=(config.chain.rpc_url,),
-            ws_urls=(config.chain.ws_url,),
-            program_id=config.chain.program_id,
+            **chain_link(config.chain),
+            ws_urls=config.chain.ws_url,
             signer_seed=key_file.seed,
             genesis_hash=None if known is None else Digest(known),
         ) as chain:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from robocompute_node.chain_link import chain_link
 from robocompute_node.chain_probe import require_chain
 from robocompute_node.chain_report import authority_text
 from robocompute_node.config_file import load_config
@@ -102,7 +103,7 @@ def _api_port(config: NodeConfig) -> Finding:
 async def _chain(config: NodeConfig) -> list[Finding]:
     try:
         genesis = await require_chain(config)
-        chain = _good("chain", f"{config.chain.rpc_url}, genesis {genesis}")
+        chain = _good("chain", f"{config.chain.where}, genesis {genesis}")
         return [chain, await _program(config)]
     except RoboComputeError as exc:
         return [_missing("chain", str(exc))]
@@ -111,7 +112,7 @@ async def _chain(config: NodeConfig) -> list[Finding]:
 async def _program(config: NodeConfig) -> Finding:
     """Who may replace the settlement program, and whether its settings are to be trusted."""
     program_id = config.chain.program_id
-    async with SolanaSettlement(rpc_urls=(config.chain.rpc_url,), program_id=program_id) as chain:
+    async with SolanaSettlement(**chain_link(config.chain)) as chain:
         program = await read_deployed(chain, program_id)
         settings = await chain.config()
         assert program is not None

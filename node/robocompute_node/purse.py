@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from robocompute_node.chain_link import chain_link
 from robocompute_node.keys import load_key, load_wallet, load_wallet_address
 from robocompute_protocol.errors import ChainRefused
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
@@ -364,13 +365,11 @@ async def open_purse(config: NodeConfig, use: Use) -> AsyncGenerator[Purse]:
         ConfigError: a key file cannot be used, or the secret that ``use`` takes is not here.
     """
     wallet = load_wallet_address(config)
-    urls, program_id = (config.chain.rpc_url,), config.chain.program_id
+    link = chain_link(config.chain)
     adapter = (
-        SolanaSettlement(
-            rpc_urls=urls, program_id=program_id, signer_seed=load_wallet(config).seed
-        )
+        SolanaSettlement(**link, signer_seed=load_wallet(config).seed)
         if use is Use.SIGN
-        else DraftingSettlement(rpc_urls=urls, program_id=program_id, wallet=wallet)
+        else DraftingSettlement(**link, wallet=wallet)
     )
     async with adapter as chain:
         yield Purse(

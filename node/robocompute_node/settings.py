@@ -70,16 +70,7 @@ def integer(low: int, high: int) -> Kind:
 
 def seconds(low: float, high: float) -> Kind:
     """A duration in seconds from ``low`` to ``high``, fractions allowed."""
-    bound = f"a number of seconds from {low:g} to {high:g}"
-
-    def read(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _refuse(bound)
-        if not low <= value <= high:
-            raise _refuse(bound)
-        return float(value)
-
-    return Kind(read=read, show=lambda value: f"{value:g}", bound=bound)
+    return number(low, high, of=" of seconds")
 
 
 def text(*, high: int = MAX_TEXT, prefixes: tuple[str, ...] = ()) -> Kind:
@@ -193,6 +184,20 @@ def word_of(words: tuple[str, ...]) -> Kind:
     return Kind(read=read, show=lambda value: quoted(str(value)), bound=bound)
 
 
+def number(low: float, high: float, *, of: str = "") -> Kind:
+    """A number from ``low`` to ``high``, fractions allowed; ``of`` names the unit in the bound."""
+    bound = f"a number{of} from {low:g} to {high:g}"
+
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _refuse(bound)
+        if not low <= value <= high:
+            raise _refuse(bound)
+        return float(value)
+
+    return Kind(read=read, show=lambda value: f"{value:g}", bound=bound)
+
+
 def list_of(kind: Kind, *, low: int = 0, high: int = 64) -> Kind:
     """A list of ``low`` to ``high`` values of ``kind``."""
     bound = f"a list of {low} to {high} items, each {kind.bound}"
@@ -206,5 +211,27 @@ def list_of(kind: Kind, *, low: int = 0, high: int = 64) -> Kind:
     def show(value: object) -> str:
         items = cast("tuple[object, ...]", value)
         return "[" + ", ".join(kind.show(item) for item in items) + "]"
+
+    return Kind(read=read, show=show, bound=bound)
+
+
+def one_or_several(kind: Kind, *, high: int) -> Kind:
+    """One value of ``kind``, or a list of one to ``high`` different ones; read as a tuple."""
+    several = list_of(kind, low=1, high=high)
+    bound = f"{kind.bound}, or a list of 1 to {high} different ones"
+
+    def read(value: object) -> tuple[object, ...]:
+        try:
+            found = several.read(value if isinstance(value, list) else [value])  # pyright: ignore[reportUnknownArgumentType]
+        except ValueError:
+            raise _refuse(bound) from None
+        items = cast("tuple[object, ...]", found)
+        if len(set(items)) < len(items):
+            raise _refuse(bound)
+        return items
+
+    def show(value: object) -> str:
+        items = cast("tuple[object, ...]", value)
+        return kind.show(items[0]) if len(items) == 1 else several.show(items)
 
     return Kind(read=read, show=show, bound=bound)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from robocompute_node.chain_link import chain_link
 from robocompute_node.cli.main import run_command
 from robocompute_node.config_file import load_config
 from robocompute_node.founding import found_node
@@ -110,8 +111,7 @@ def on_chain(owner: Owner, act: Callable[[SolanaSettlement], Awaitable[Any]]) ->
 
     async def acted() -> Any:
         async with SolanaSettlement(
-            rpc_urls=(owner.config.chain.rpc_url,),
-            program_id=owner.config.chain.program_id,
+            **chain_link(owner.config.chain),
             signer_seed=load_key(owner.config.node_key_path).seed,
         ) as chain:
             return await act(chain)

@@ -22,6 +22,7 @@ from mortal import AFTER, BEFORE, NUMBERS, Control
 from whole_world import LONG_HORIZON_S, NODE, WholeWorld, found_world
 
 from robocompute import RoboComputeError
+from robocompute_node.chain_link import chain_link
 from robocompute_node.config_file import load_config
 from robocompute_node.keys import load_wallet_address
 from robocompute_protocol.errors import ChainError
@@ -234,9 +235,7 @@ class MortalWorld:
         owner = load_wallet_address(config)
 
         async def read() -> tuple[ChannelView, ...]:
-            async with SolanaSettlement(
-                rpc_urls=(config.chain.rpc_url,), program_id=config.chain.program_id
-            ) as chain:
+            async with SolanaSettlement(**chain_link(config.chain)) as chain:
                 return await chain.channels_of(owner, mint=config.chain.mint)
 
         return trio.run(read)

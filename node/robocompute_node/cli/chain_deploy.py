@@ -119,7 +119,7 @@ def deploy_command(
     say(f"Program {done['program_id']}")
     say(f"  {'deployed' if done['signature'] else 'was there already, the very same'}")
     say(f"  {'set up' if done['config_signature'] else 'Config was left as it is'}")
-    say(f"Check it: robocompute-node chain verify --rpc {task.place.rpc_url} --program "
+    say(f"Check it: robocompute-node chain verify --rpc {task.place.chain.rpc_url[0]} --program "
         f"{done['program_id']}")  # fmt: skip
     return 0
 
@@ -185,7 +185,7 @@ def _agreed(plan: DeploymentPlan | None, task: Task, *, sets_up: bool) -> bool:
     needed = (0 if plan is None else plan.needed_lamports) + (setting_up if sets_up else 0)
     if plan is not None:
         verb = "Deploy" if plan.replaces is None else "Upgrade"
-        say_progress(f"{verb} {to_base58(plan.program_id)} on {task.place.rpc_url}:")
+        say_progress(f"{verb} {to_base58(plan.program_id)} on {task.place.chain.where}:")
         say_progress(f"  {len(plan.elf)} bytes, room for {plan.room}, "
                      f"{len(plan.missing)} pieces to write")  # fmt: skip
     say_progress(f"  costs {sol_text(cost)} SOL; {sol_text(needed)} SOL are needed for it now")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +14,7 @@ from robocompute_node.cli.options import inner_data_option, json_option
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from robocompute_node.config import ChainSettings
     from robocompute_protocol.identifiers import Address
     from robocompute_settlement.solana import SolanaSettlement
 
@@ -99,16 +100,19 @@ class Place:
     """A deployment on a cluster, whether or not anything is there."""
 
     data: Path
-    rpc_url: str
-    program_id: Address
+    chain: ChainSettings
+
+    @property
+    def program_id(self) -> Address:
+        """The settlement program's address."""
+        return self.chain.program_id
 
     def open(self, *, seed: bytes | None = None) -> SolanaSettlement:
         """Return a connection, to be closed; with ``seed`` it can write."""
+        from robocompute_node.chain_link import chain_link
         from robocompute_settlement.solana import SolanaSettlement
 
-        return SolanaSettlement(
-            rpc_urls=(self.rpc_url,), program_id=self.program_id, signer_seed=seed
-        )
+        return SolanaSettlement(**chain_link(self.chain), signer_seed=seed)
 
 
 def place_of(data: Path, rpc: str | None, program: str | None) -> Place:
@@ -117,16 +121,16 @@ def place_of(data: Path, rpc: str | None, program: str | None) -> Place:
     Raises:
         ConfigError: something was not named, and there is no such node.
     """
+    from robocompute_node.config import ChainSettings
     from robocompute_node.config_file import load_config
 
-    if rpc is not None and program is not None:
-        return Place(data=data, rpc_url=_url(rpc), program_id=read_address(program, "--program"))
-    chain = load_config(data).chain
-    return Place(
-        data=data,
-        rpc_url=chain.rpc_url if rpc is None else _url(rpc),
-        program_id=chain.program_id if program is None else read_address(program, "--program"),
-    )
+    named = rpc is not None and program is not None
+    chain = ChainSettings() if named else load_config(data).chain
+    if rpc is not None:
+        chain = replace(chain, rpc_url=(_url(rpc),))
+    if program is not None:
+        chain = replace(chain, program_id=read_address(program, "--program"))
+    return Place(data=data, chain=chain)
 
 
 def read_key(data: Path, key: Path | None) -> Any:

@@ -151,6 +151,7 @@ def with_node_key(data: Path, act: Callable[[SolanaSettlement], Awaitable[T]]) -
     """
     import trio
 
+    from robocompute_node.chain_link import chain_link
     from robocompute_node.chain_probe import require_chain
     from robocompute_node.config_file import load_config
     from robocompute_node.keys import load_key
@@ -160,8 +161,7 @@ def with_node_key(data: Path, act: Callable[[SolanaSettlement], Awaitable[T]]) -
         config = load_config(data)
         await require_chain(config)
         async with SolanaSettlement(
-            rpc_urls=(config.chain.rpc_url,),
-            program_id=config.chain.program_id,
+            **chain_link(config.chain),
             signer_seed=load_key(config.node_key_path).seed,
         ) as chain:
             return await act(chain)

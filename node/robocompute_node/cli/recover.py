@@ -53,6 +53,7 @@ def recover_command(data: Path, force: bool, as_json: bool) -> None:
 
 
 async def _recover(config: NodeConfig, force: bool) -> dict[str, Any]:
+    from robocompute_node.chain_link import chain_link
     from robocompute_node.chain_probe import require_chain
     from robocompute_node.clocks import Clock
     from robocompute_node.keys import load_key, load_wallet_address
@@ -62,11 +63,7 @@ async def _recover(config: NodeConfig, force: bool) -> dict[str, Any]:
     wallet = load_wallet_address(config)
     node_key = load_key(config.node_key_path)
     await require_chain(config)
-    async with SolanaSettlement(
-        rpc_urls=(config.chain.rpc_url,),
-        program_id=config.chain.program_id,
-        signer=wallet,
-    ) as chain:
+    async with SolanaSettlement(**chain_link(config.chain), signer=wallet) as chain:
         await chain.connect()
         now = Clock().now_ms()
         found = await recover(chain, wallet, node_key.node_key, config.chain.mint, now=now)

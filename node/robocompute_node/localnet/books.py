@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from robocompute_node.chain_link import chain_link
 from robocompute_settlement.audit import MintBooks, read_books
 from robocompute_settlement.solana import SolanaSettlement
 
@@ -17,9 +18,6 @@ async def read_world_books(config: NodeConfig) -> MintBooks:
     Raises:
         ChainError: the chain does not answer.
     """
-    async with SolanaSettlement(
-        rpc_urls=(config.chain.rpc_url,),
-        program_id=config.chain.program_id,
-    ) as chain:
+    async with SolanaSettlement(**chain_link(config.chain)) as chain:
         everything = await read_books(chain)
     return next(books for books in everything if books.mint == config.chain.mint)

@@ -99,7 +99,7 @@ class OwnerApi:
             "offers": len(offers),
             "tasks_unfinished": len(parts.tasks.unfinished()),
             "chain": {
-                "rpc_url": parts.config.chain.rpc_url,
+                "rpc_url": parts.config.chain.where,
                 "program_id": to_base58(parts.config.chain.program_id),
                 "waits_for": parts.waits_for(),
             },
