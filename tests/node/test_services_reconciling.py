@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 from fake_world import FUNDS, USDC, FakeNode, World, fake_world
 
@@ -17,8 +18,6 @@ from robocompute_settlement.fake import FakeSettlement
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 async def pair(
@@ -118,6 +117,52 @@ async def test_a_client_promises_nothing_on_a_channel_that_paid_more_than_it_sig
         views[channel] = replace(views[channel], settled=MicroUnits(0))
         await client.reconciler.compare()
         assert kinds(client) == []
+
+
+async def test_a_channel_that_its_wallet_closes_elsewhere_is_noticed_with_the_next_order(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider, client = await pair(world)
+        old = client.channel_with(provider).channel
+        wallet = FakeSettlement(world.chain, client.wallet)
+        await wallet.request_close(world.chain.ledger.channels[old])
+        task = await client.until_ended(await client.submit("run"), within_s=30)
+        assert task.status is TaskStatus.COMPLETED
+        phases = {record.channel: record.phase for record in client.channels.all()}
+        assert phases.pop(old) is ChannelPhase.CLOSING
+        assert list(phases.values()) == [ChannelPhase.OPEN]
+        await trio.sleep(700)
+        record = provider.earnings.get(old)
+        assert record is not None
+        assert record.settled == record.ledger.owed
+        assert old not in world.chain.ledger.channels
+        assert (kinds(provider), kinds(client)) == ([], [])
+        world.check_money()
+
+
+@pytest.mark.parametrize("spare", [True, False])
+async def test_a_channel_that_was_closed_for_good_while_its_node_was_off_is_replaced(
+    spare: bool, tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider, client = await pair(world, channel_deposit=MicroUnits(10**7 if spare else 1))
+        old = client.channel_with(provider).channel
+        await client.kill()
+        wallet = FakeSettlement(world.chain, client.wallet)
+        await wallet.request_close(world.chain.ledger.channels[old])
+        await trio.sleep(700)
+        await wallet.finalize_close(world.chain.ledger.channels[old])
+        await trio.sleep(60)
+        await world.start(client)
+        task = await client.until_ended(await client.submit("run"), within_s=60)
+        assert task.status is TaskStatus.COMPLETED
+        await trio.sleep(10)
+        phases = {record.channel: record.phase for record in client.channels.all()}
+        assert phases.pop(old) is ChannelPhase.CLOSED
+        assert list(phases.values()) == [ChannelPhase.OPEN]
+        assert (kinds(provider), kinds(client)) == ([], [])
+        world.check_money()
 
 
 async def test_a_channel_opened_with_our_key_elsewhere_is_an_alarm(

@@ -192,6 +192,8 @@ class ChannelKeeper:
             if record is None:
                 return await self._open(payee, payee_node, needed, min_challenge_s)
             if record.spare < needed:
+                if (await self.look(record.channel)).phase is not ChannelPhase.OPEN:
+                    return await self._open(payee, payee_node, needed, min_challenge_s)
                 await self._top_up(record.channel, needed)
             return self.get(record.channel)
 
@@ -437,6 +439,19 @@ class ChannelKeeper:
         if phase is ChannelPhase.CLOSED or (view.closing and phase is ChannelPhase.OPEN):
             phase = ChannelPhase.CLOSING
         self._change(view.channel, deposit=view.deposit, phase=phase)
+
+    async def look(self, channel: ChannelId) -> ChannelRecord:
+        """Take over at once what the chain shows of a channel: the wallet may close it elsewhere.
+
+        Raises: ChainError.
+        """
+        balance = await self._chain.balance(self._wallet, self._mint, at=Commitment.FINALIZED)
+        view, record = await self._chain.channel(channel), self.get(channel)
+        if view is not None:
+            self.learn(view)
+        elif record.phase is ChannelPhase.OPEN and balance and balance.next_nonce > record.nonce:
+            self._change(channel, phase=ChannelPhase.CLOSING)  # its opening is final: it is gone
+        return self.get(channel)
 
     async def request_close(self, channel: ChannelId) -> ChannelView | None:
         """Ask the chain to close; from now on nothing more is promised on this channel."""

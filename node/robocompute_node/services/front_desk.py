@@ -75,6 +75,8 @@ IDLE_PAY_SECONDS: Final = 600.0
 """Longer than any tick: a pay stream that says nothing for this long is over."""
 CHANNEL_SECONDS: Final = 30.0
 """How long an order waits for its channel to be confirmed."""
+SEEN_BEFORE_SECONDS: Final = 5.0
+"""The same for a channel that was seen before: it is gone, or the endpoint asked is a little behind."""
 QUOTA_MS: Final = Millis(3_600_000)
 """A quote lets its client upload for an hour, up to the disk it asked for."""
 MIN_START_DEADLINE: Final = Millis(10_000)
@@ -281,7 +283,10 @@ class FrontDesk:
             view = await self._chain.channel(terms.channel)
             if view is None:
                 await say(stream, Waiting(reason="channel_confirmation"))
-                view = await self._chain.wait_for_channel(terms.channel, timeout_s=CHANNEL_SECONDS)
+                new = self._earnings.get(terms.channel) is None
+                view = await self._chain.wait_for_channel(
+                    terms.channel, timeout_s=CHANNEL_SECONDS if new else SEEN_BEFORE_SECONDS
+                )
         except ChainError as exc:
             view, failure = None, f"{exc.code}: {exc}"
         if (current := self._lettings.get(agreement)) is None or (

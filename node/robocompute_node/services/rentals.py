@@ -18,6 +18,7 @@ from robocompute_node.core.matching import PASSING
 from robocompute_node.core.tasks import TaskRecord, end_message
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
+from robocompute_node.services.channels import ChannelPhase
 from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
 from robocompute_node.services.output_proof import objection_to_output
@@ -401,7 +402,9 @@ class Rentals:
                     task, Cause.CANCELLED, message="cancelled before it ran; cost 0.000000"
                 )
             else:
-                if state.reason == "":  # not said why: it may be over soon
+                if state.reason not in PASSING and await self._closed_elsewhere(rental):
+                    log.warning("the payment channel was closed elsewhere: another is opened")
+                elif state.reason == "":  # not said why: it may be over soon
                     self._matchmaking.away(rental.provider)
                 elif state.reason in LEDGERS_DIFFER and self._channels.give_up_used(
                     rental.terms.channel
@@ -427,10 +430,21 @@ class Rentals:
                 + "; run it again to have it elsewhere",
             )
 
+    async def _closed_elsewhere(self, rental: RentalRecord) -> bool:
+        """Whether the chain shows that an agreement's channel closes, or is gone. Marked, if so."""
+        try:
+            channel = await self._channels.look(rental.terms.channel)
+        except ChainError as exc:
+            log.info("the payment channel cannot be looked at: %s", exc)
+            return False
+        return channel.phase is not ChannelPhase.OPEN
+
     async def _conclude_with_receipt(self, task: TaskRecord, rental: RentalRecord) -> None:
         signed = rental.state.receipt
         assert signed is not None
         receipt = codec.decode(Receipt, signed.body, limit=limits.MAX_FRAME_BYTES)
+        if receipt.cause is Cause.CHANNEL_CLOSED:
+            await self._closed_elsewhere(rental)
         fetched = rental.state.phase is ClientPhase.KEPT
         message = end_message(
             receipt.cause,
