@@ -23,7 +23,11 @@ from robocompute_settlement.instructions import MAX_CLAIMS
 from robocompute_settlement.port import BalanceView, ChannelView, Sent, SettleClaim
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from solders.instruction import Instruction
+
+    from robocompute_settlement.port import Attempt
 
 __all__ = ["FakeChain", "FakeSettlement"]
 
@@ -72,12 +76,18 @@ class FakeSettlement(FakeStaking):
             ),
         )  # fmt: skip
 
-    async def top_up(self, *, channel: ChannelView, amount: MicroUnits) -> Sent:
+    async def top_up(
+        self, *, channel: ChannelView, amount: MicroUnits,
+        journal: Callable[[Attempt], None] | None = None,
+    ) -> Sent:  # fmt: skip
         await self._begin("top_up")
         view = self._the(channel.channel)
         if view.closing:
             raise refused(6020)
-        self._spend(self._spendable(view.payer, view.mint, amount), amount)
+        balance = self._spendable(view.payer, view.mint, amount)
+        if journal is not None:
+            journal(self._chain.next_attempt())
+        self._spend(balance, amount)
         deposit = MicroUnits(view.deposit + amount)
         self._put(replace(view, deposit=deposit))
         return self._note(

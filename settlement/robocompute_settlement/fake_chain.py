@@ -137,11 +137,18 @@ class FakeChain:
         known = any(each.record.signature == attempt.signature for each in self.sent)
         return Outcome.LANDED if known else Outcome.NEVER
 
+    def next_attempt(self) -> Attempt:
+        """What the next transaction that is taken will have been."""
+        return Attempt(self._signature(), last_valid_height=len(self.sent) + 150)
+
+    def _signature(self) -> str:
+        return hashlib.sha256(f"transaction {len(self.sent)}".encode()).hexdigest()
+
     def note(
         self, name: str, touched: Iterable[Address], events: Iterable[ChainEvent] = ()
     ) -> Sent:
         """Record a transaction that was taken."""
-        signature = hashlib.sha256(f"transaction {len(self.sent)}".encode()).hexdigest()
+        signature = self._signature()
         record = ChainRecord(
             signature=signature,
             slot=len(self.sent) + 1,

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey
@@ -264,7 +264,17 @@ class Settlement(Protocol):
         self, *, payer: Address, payee: Address, mint: Address, voucher_key: NodeKey, nonce: int,
         deposit: MicroUnits, challenge_s: int,
     ) -> Sent: ...  # fmt: skip
-    async def top_up(self, *, channel: ChannelView, amount: MicroUnits) -> Sent: ...
+    async def top_up(
+        self, *, channel: ChannelView, amount: MicroUnits,
+        journal: Callable[[Attempt], None] | None = None,
+    ) -> Sent:  # fmt: skip
+        """Raise the deposit. The one write of a node that, repeated, pays twice.
+
+        ``journal`` is called with each attempt before a byte of it leaves, and one that it raises on
+        is not sent. Before it is repeated, ``outcome`` of the last one must be FAILED or NEVER.
+        """
+        ...
+
     async def settle(self, claims: tuple[SettleClaim, ...]) -> Sent:
         """Settle up to three claims in one transaction."""
         ...

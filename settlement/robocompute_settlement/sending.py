@@ -72,19 +72,21 @@ class Sender:
         subscriptions: Subscriptions,
         *,
         priority: Priority,
-        journal: Callable[[Attempt], None] | None,
     ) -> None:
         self._rpc = rpc
         self._subscriptions = subscriptions
         self._priority = priority
-        self._journal = journal
         # Begins anywhere, so that two processes with one key differ too.
         self._distinct = itertools.count(secrets.randbelow(DISTINCT))
 
     async def send(
-        self, instructions: Sequence[Instruction], signer: Keypair, also: Sequence[Keypair] = ()
-    ) -> Sent:
+        self, instructions: Sequence[Instruction], signer: Keypair, also: Sequence[Keypair] = (),
+        *, journal: Callable[[Attempt], None] | None = None,
+    ) -> Sent:  # fmt: skip
         """Simulate, sign, send and confirm one transaction of these instructions.
+
+        ``journal`` is called with each signed one before it is sent. What it raises ends this, and
+        that one is not sent.
 
         Raises:
             ChainBusy: not taken, and it never will be.
@@ -99,6 +101,8 @@ class Sender:
                 open_attempt = prepare(
                     instructions, signer, recent, budget.distinct(next(self._distinct)), also=also
                 )
+                if journal is not None:
+                    journal(Attempt(open_attempt.signature, open_attempt.last_valid_height))
                 sent = await self._deliver(open_attempt)
                 if sent is not None:
                     return sent
@@ -133,6 +137,7 @@ class Sender:
             if isinstance(found, SignatureStatus):
                 if not found.reached(Commitment.CONFIRMED):
                     return Outcome.PENDING
+                self._rpc.endpoints.seen(found.slot)  # whoever reads now sees what it did
                 return Outcome.LANDED if found.error is None else Outcome.FAILED
             return Outcome.NEVER if found else Outcome.PENDING
         raise ChainBusy("no endpoint could tell in time what became of a transaction")
@@ -173,8 +178,6 @@ class Sender:
 
     async def _deliver(self, prepared: Prepared) -> Sent | None:
         """Return ``None`` when the transaction can never be taken any more."""
-        if self._journal is not None:
-            self._journal(Attempt(prepared.signature, prepared.last_valid_height))
         try:
             await self._rpc.send(prepared.wire)
         except BlockhashExpired:

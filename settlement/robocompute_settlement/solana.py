@@ -66,7 +66,6 @@ class SolanaSettlement(SolanaReader):
         genesis_hash: Digest | None = None,
         requests_per_s: float = REQUESTS_PER_S,
         priority: Priority | None = None,
-        journal: Callable[[Attempt], None] | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -79,8 +78,6 @@ class SolanaSettlement(SolanaReader):
             genesis_hash: the chain this must be; learnt at the first request when absent.
             requests_per_s: what each endpoint is asked at most, over a while.
             priority: what is offered for being taken early.
-            journal: called with each signed transaction before it is sent, to store it: whoever
-                is killed while sending asks ``outcome`` about it afterwards.
         """
         endpoints = tuple(Endpoint(url, requests_per_s=requests_per_s) for url in rpc_urls)
         rpc = Rpc(Endpoints(endpoints, genesis_hash=genesis_hash))
@@ -90,7 +87,7 @@ class SolanaSettlement(SolanaReader):
         )
         self._key = None if signer_seed is None else Keypair.from_seed(signer_seed)
         self._signer = signer if self._key is None else Address(bytes(self._key.pubkey()))
-        self._sender = Sender(rpc, subscriptions, priority=priority or Priority(), journal=journal)
+        self._sender = Sender(rpc, subscriptions, priority=priority or Priority())
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,9 +138,14 @@ class SolanaSettlement(SolanaReader):
             )
         )  # fmt: skip
 
-    async def top_up(self, *, channel: ChannelView, amount: MicroUnits) -> Sent:
+    async def top_up(
+        self, *, channel: ChannelView, amount: MicroUnits,
+        journal: Callable[[Attempt], None] | None = None,
+    ) -> Sent:  # fmt: skip
         build = await self._instructions()
-        return await self.send(build.top_up(authority=self.signer, channel=channel, amount=amount))
+        return await self.send(
+            build.top_up(authority=self.signer, channel=channel, amount=amount), journal=journal
+        )
 
     async def settle(self, claims: tuple[SettleClaim, ...]) -> Sent:
         if not 1 <= len(claims) <= MAX_CLAIMS:
@@ -275,8 +277,14 @@ class SolanaSettlement(SolanaReader):
             )
         )
 
-    async def send(self, *instructions: Instruction, also: tuple[Keypair, ...] = ()) -> Sent:
+    async def send(
+        self, *instructions: Instruction, also: tuple[Keypair, ...] = (),
+        journal: Callable[[Attempt], None] | None = None,
+    ) -> Sent:  # fmt: skip
         """Send one transaction of these instructions, as every write does; ``also`` sign it.
+
+        ``journal`` is called with each signed one before it is sent, to store it: whoever is killed
+        while sending asks ``outcome`` about it afterwards.
 
         Raises:
             ChainBusy: not taken, and it never will be.
@@ -285,7 +293,7 @@ class SolanaSettlement(SolanaReader):
         """
         if self._key is None:
             raise ChainRefused("this adapter has no key to sign with: it only reads")
-        return await self._sender.send(instructions, self._key, also)
+        return await self._sender.send(instructions, self._key, also, journal=journal)
 
     async def send_signed(self, wire: bytes, last_valid_height: int | None) -> Sent:
         """Send and confirm a transaction that was signed elsewhere. It is never signed anew.

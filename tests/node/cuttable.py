@@ -1,4 +1,4 @@
-"""A store that loses power and a chain that is out of reach, for nodes in a fake world."""
+"""A store that loses power or room and a chain out of reach, for nodes in a fake world."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from robocompute_node.store import Store, Transaction
-from robocompute_protocol.errors import ChainBusy
+from robocompute_protocol.errors import ChainBusy, StoreError
 from robocompute_settlement.fake import FakeSettlement
 from robocompute_settlement.port import Commitment
 
@@ -46,6 +46,25 @@ class CuttableStore(Store):
         self.writes += 1
         if self._after is not None and self.writes >= self._after:
             raise PowerCut
+
+
+class FullDisk:
+    """Makes a store's commits fail while it is full."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._commit = store.transaction
+        store.transaction = self._transaction
+
+    @contextmanager
+    def _transaction(self) -> Generator[Transaction]:
+        with self._commit() as txn:
+            yield txn
+            raise StoreError("the disk is full")
+
+    def emptied(self) -> None:
+        """There is room again."""
+        self._store.transaction = self._commit
 
 
 class CuttableSettlement(FakeSettlement):

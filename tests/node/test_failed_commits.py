@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 import trio
+from cuttable import FullDisk
 from fake_world import FakeNode, fake_world
 
 from robocompute_node.executor.fake import Pause
@@ -18,7 +18,7 @@ from robocompute_node.services.lettings import LETTINGS
 from robocompute_node.services.quiet_time import KEPT, KEPT_KEY
 from robocompute_node.services.rental_book import RENTALS
 from robocompute_node.services.task_book import TASKS
-from robocompute_node.store import Store, Table, Transaction
+from robocompute_node.store import Store, Table
 from robocompute_protocol.agreement import ProviderPhase
 from robocompute_protocol.errors import StoreError
 from robocompute_protocol.identifiers import AgreementId
@@ -26,29 +26,10 @@ from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.steps import CancelReceived, CancelRequested, VoucherAccepted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
 COUNT = Table("count/1", int)
-
-
-class FullDisk:
-    """Makes a store's commits fail while it is full."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._commit = store.transaction
-        store.transaction = self._transaction
-
-    @contextmanager
-    def _transaction(self) -> Generator[Transaction]:
-        with self._commit() as txn:
-            yield txn
-            raise StoreError("the disk is full")
-
-    def emptied(self) -> None:
-        """There is room again."""
-        self._store.transaction = self._commit
 
 
 def test_what_waits_for_a_commit_happens_after_it_in_order_or_not_at_all(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from settlement_chains import TOKENS, ChainWorld, Person, embedded_world
 
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
 from robocompute_protocol.money import MicroUnits
+from robocompute_settlement.instructions import Instructions
 from robocompute_settlement.localworld import write_genesis
 from robocompute_settlement.port import Attempt, Commitment, Outcome, Sent
 from robocompute_settlement.solana import SolanaSettlement
@@ -52,6 +53,15 @@ def calm(world: ChainWorld) -> None:
 def spoil(world: ChainWorld, **faults: Any) -> None:
     answer = world.call("embeddedFaults", faults)
     assert "error" not in answer, answer
+
+
+async def pay_in(wallet: SolanaSettlement, mint: Address, journal: list[Attempt]) -> Sent:
+    """Deposit, with each attempt noted before it is sent."""
+    await wallet.connect()
+    build = Instructions(wallet.addresses)
+    return await wallet.send(
+        build.deposit(owner=wallet.signer, mint=mint, amount=AMOUNT), journal=journal.append
+    )
 
 
 async def deposited(adapter: SolanaSettlement, person: Person, mint: Address) -> int:
@@ -114,10 +124,10 @@ async def test_a_fork_that_took_the_payment_back_pays_it_once_or_not_at_all(
     # In the first fork the blockhash is older than what is undone, so the payment lands again.
     for resend, land_slots, undone, kept in ((True, 8, 4, AMOUNT), (False, 0, 12, 0)):
         person, journal = rough.person(), list[Attempt]()
-        async with rough.adapter(person, journal=journal.append) as wallet:
+        async with rough.adapter(person) as wallet:
             rough.call("embeddedSkip", 20)
             spoil(rough, land_slots=land_slots)
-            await wallet.deposit_wallet(mint=rough.usdc, amount=AMOUNT)
+            await pay_in(wallet, rough.usdc, journal)
             spoil(rough, land_slots=0)
             rough.call("embeddedRollback", undone, {"resend": resend})
             await trio.sleep(1)
@@ -134,9 +144,9 @@ async def test_whoever_is_killed_while_sending_learns_the_outcome_from_the_journ
     for pause_s in (0.0, 0.02, 0.05, 0.1, 0.3):
         person, journal = rough.person(), list[Attempt]()
         spoil(rough, land_slots=2)
-        async with rough.adapter(person, journal=journal.append) as wallet:
+        async with rough.adapter(person) as wallet:
             with trio.move_on_after(pause_s):
-                await wallet.deposit_wallet(mint=rough.usdc, amount=AMOUNT)
+                await pay_in(wallet, rough.usdc, journal)
         calm(rough)
         rough.call("embeddedSkip", 90)
         async with rough.adapter(person) as later:
@@ -152,7 +162,7 @@ async def test_a_chain_that_restarts_while_a_payment_is_under_way_takes_it_once(
     world, person = own_world, own_world.person()
     spoil(world, land_slots=3)
     journal: list[Attempt] = []
-    async with world.adapter(person, journal=journal.append) as wallet:
+    async with world.adapter(person) as wallet:
         async with trio.open_nursery() as nursery:
 
             async def restart() -> None:
@@ -164,7 +174,7 @@ async def test_a_chain_that_restarts_while_a_payment_is_under_way_takes_it_once(
                 world.start_embedded()
 
             nursery.start_soon(restart)
-            sent = await wallet.deposit_wallet(mint=world.usdc, amount=AMOUNT)
+            sent = await pay_in(wallet, world.usdc, journal)
         assert await deposited(wallet, person, world.usdc) == AMOUNT
         assert journal[-1].signature == sent.signature
 

@@ -42,13 +42,11 @@ class Desk:
         self.rpc = Rpc(
             Endpoints(tuple(each.endpoint() for each in self.cluster), genesis_hash=None)
         )
-        self.sender = Sender(
-            self.rpc, Subscriptions(()), priority=self.priority, journal=self.journal.append
-        )
+        self.sender = Sender(self.rpc, Subscriptions(()), priority=self.priority)
 
     async def pay(self) -> Sent | ChainError:
         try:
-            return await self.sender.send([PAYMENT], KEY)
+            return await self.sender.send([PAYMENT], KEY, journal=self.journal.append)
         except ChainError as exc:
             return exc
 

@@ -8,12 +8,12 @@ import trio.testing
 from settlement_chains import FEE_BPS, LAMPORTS, TOKENS, ChainWorld, Person
 from settlement_pair import ALLOWANCE, CHANNEL_DEPOSIT, DEPOSIT, Pair, fee_of
 
-from robocompute_protocol.errors import ChainBusy, ChainRefused
+from robocompute_protocol.errors import ChainBusy, ChainRefused, StoreError
 from robocompute_protocol.identifiers import AgreementId, ChannelId, Digest
 from robocompute_protocol.money import MicroUnits
 from robocompute_protocol.vouchers import PayerLedger, sign_voucher
 from robocompute_settlement.localworld import TREASURY, local_address, local_seed
-from robocompute_settlement.port import ChannelView, Commitment, SettleClaim
+from robocompute_settlement.port import Attempt, ChannelView, Commitment, Outcome, SettleClaim
 from robocompute_settlement.solana import SolanaSettlement
 
 
@@ -180,6 +180,27 @@ async def test_a_top_up_raises_the_deposit(pair: Pair) -> None:
     assert after is not None
     assert after.deposit == CHANNEL_DEPOSIT + 123
     assert await pair.available(pair.client) == DEPOSIT - CHANNEL_DEPOSIT - 123
+
+
+async def test_a_top_up_is_noted_before_it_is_sent_and_its_outcome_can_be_asked(
+    pair: Pair,
+) -> None:
+    channel = await pair.open()
+    noted: list[Attempt] = []
+
+    def forget(_attempt: Attempt) -> None:
+        raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError):
+        await pair.delegate.top_up(channel=channel, amount=MicroUnits(7), journal=forget)
+    sent = await pair.delegate.top_up(
+        channel=channel, amount=MicroUnits(123), journal=noted.append
+    )
+    assert noted[-1].signature == sent.signature
+    assert await pair.delegate.outcome(noted[-1]) is Outcome.LANDED
+    after = await pair.wallet.channel(channel.channel)
+    assert after is not None
+    assert after.deposit == CHANNEL_DEPOSIT + 123
 
 
 async def test_a_claim_is_settled_less_the_fee(pair: Pair) -> None:

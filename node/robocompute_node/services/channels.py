@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 import trio
 
-from robocompute_node.api.port import InsufficientFunds
+from robocompute_node.services.funds import require_funds
 from robocompute_node.services.rebuilt import REBUILT, SHOWN, keep_shown
+from robocompute_node.services.top_ups import TopUps
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol.errors import (
     ChainBusy,
@@ -24,7 +25,7 @@ from robocompute_protocol.errors import (
     RoboComputeError,
 )
 from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, Digest, NodeKey
-from robocompute_protocol.money import MicroUnits, Millis, format_amount
+from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.vouchers import NOTHING_CLOSED, PayerLedger, sign_voucher
 from robocompute_settlement.port import ChannelView, Commitment, Settlement
 
@@ -113,6 +114,7 @@ class ChannelKeeper:
         self._mint = config.chain.mint
         store.declare(CHANNELS, REBUILT, SHOWN)
         now = clock.now_ms()
+        self._top_ups = TopUps(store, chain)
         self._records = {
             ChannelId(key): msgspec.structs.replace(record, last_seen_ms=now)
             for key, record in store.all(CHANNELS)
@@ -150,7 +152,7 @@ class ChannelKeeper:
         """Raise InsufficientFunds when neither an open channel nor the balance covers ``needed``."""
         if any(r.phase is ChannelPhase.OPEN and r.spare >= needed for r in self._records.values()):
             return
-        self._require(needed, await self._available())
+        require_funds(needed, await self._available())
 
     async def _available(self) -> MicroUnits:
         balance = await self._chain.balance(self._wallet, self._mint)
@@ -162,20 +164,6 @@ class ChannelKeeper:
                 "allow it with `robocompute-node wallet delegate set`"
             )
         return MicroUnits(min(balance.available, balance.allowance))
-
-    def _require(self, needed: MicroUnits, available: MicroUnits) -> None:
-        if available < needed:
-            missing = format_amount(needed - available)
-            raise InsufficientFunds(
-                f"not enough funds: {format_amount(needed)} USDC needed, "
-                f"{format_amount(available)} available; add more with "
-                f"`robocompute-node wallet deposit {missing}`",
-                details={
-                    "required": format_amount(needed),
-                    "available": format_amount(available),
-                    "currency": "USDC",
-                },
-            )
 
     async def ensure(
         self, payee: Address, payee_node: NodeKey, *, needed: MicroUnits, min_challenge_s: int
@@ -220,26 +208,36 @@ class ChannelKeeper:
         return total <= self.get(channel).final_deposit
 
     async def _top_up(self, channel: ChannelId, needed: MicroUnits) -> None:
-        view = await self._chain.channel(channel)
+        if not await self._top_ups.is_over(channel):
+            raise ChainBusy("an earlier top-up of the payment channel may still arrive")
+        view = await self._read_deposit(channel)
         if view is None:
             raise ChainBusy("the payment channel is not on the chain that the node sees")
-        # An earlier top-up whose outcome was not known may have arrived.
-        spare = self._change(channel, deposit=view.deposit).spare
-        if spare >= needed:
+        spare = self.get(channel).spare
+        if spare >= needed:  # an earlier top-up whose outcome was not known arrived
             return
         missing = MicroUnits(needed - spare)
         available = await self._available()
-        self._require(missing, available)
+        require_funds(missing, available)
         amount = MicroUnits(min(available, max(missing, self._config.client.channel_deposit)))
-        await self._chain.top_up(channel=view, amount=amount)
-        self._change(channel, deposit=MicroUnits(view.deposit + amount))
+        await self._top_ups.make(view, amount)
+        with self._store.transaction() as txn:
+            deposit = MicroUnits(view.deposit + amount)
+            self._write(txn, msgspec.structs.replace(self.get(channel), deposit=deposit))
+            self._top_ups.done(txn, channel)
+
+    async def _read_deposit(self, channel: ChannelId) -> ChannelView | None:
+        view = await self._chain.channel(channel)
+        if view is not None:
+            self._change(channel, deposit=view.deposit)
+        return view
 
     async def _open(
         self, payee: Address, payee_node: NodeKey, needed: MicroUnits, min_challenge_s: int
     ) -> ChannelRecord:
         balance = await self._chain.balance(self._wallet, self._mint)
         available = await self._available()
-        self._require(needed, available)
+        require_funds(needed, available)
         assert balance is not None
         deposit = MicroUnits(min(available, max(needed, self._config.client.channel_deposit)))
         nonce = balance.next_nonce
@@ -281,13 +279,17 @@ class ChannelKeeper:
         return self._change(channel, phase=ChannelPhase.OPEN)
 
     async def recover(self) -> None:
-        """Find out what became of channels that were being opened, after a crash or a busy chain.
+        """Find out what became of what was being sent, after a crash or a busy chain.
 
+        Of top-ups, which may have arrived; and of channels that were being opened:
         One that is not there is forgotten only when its nonce was used by another: until then its
         transaction may still arrive, and its deposit must be known to this node.
 
         Raises: ChainBusy when the chain cannot be asked.
         """
+        for channel in self._top_ups.open():
+            if await self._top_ups.is_over(channel):
+                await self._read_deposit(channel)
         for record in self.all():
             if record.phase is not ChannelPhase.OPENING:
                 continue
