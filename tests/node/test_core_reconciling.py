@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import click
 import pytest
 from hypothesis import given, strategies as st
 
+from robocompute_node.cli.main import root
 from robocompute_node.core.reconciling import (
     ALARMS,
     Baseline,
@@ -15,6 +18,7 @@ from robocompute_node.core.reconciling import (
     Earning,
     Kind,
     Paying,
+    deposits,
     differences,
 )
 from robocompute_protocol.identifiers import Address, ChannelId, Digest, NodeKey
@@ -49,12 +53,16 @@ PAYING = Paying(
     closed=False,
 )  # fmt: skip
 EARNING = Earning(
-    cumulative=amount(300), settled=amount(300), unsettled=amount(0), closing=False, closed=False
-)
-BASE = Baseline(available=amount(5_000), slashed=amount(0), deposits={NAME: amount(1_000)})
+    sequence=1, cumulative=amount(300), settled=amount(300), unsettled=amount(0), closing=False,
+    closed=False,
+)  # fmt: skip
+BASE = Baseline(
+    available=amount(5_000), slashed=amount(0), deposits={NAME: amount(1_000)},
+    foreign=frozenset(),
+)  # fmt: skip
 BOOK = Book(
     wallet=US, node_key=KEY, pays=True, earns=True, paying={NAME: PAYING},
-    earning={PAID: EARNING}, baseline=BASE,
+    earning={PAID: EARNING}, baseline=BASE, nonce_used=4,
 )  # fmt: skip
 CHAIN = Chain(balance=BALANCE, stake=STAKE, channels=(OURS, THEIRS))
 
@@ -91,7 +99,7 @@ def test_what_the_chain_knows_better_is_repaired(book: Book, chain: Chain, kind:
 @pytest.mark.parametrize(
     ("book", "chain", "kind"),
     [
-        (replace(BOOK, paying={}), CHAIN, "unknown_channel"),
+        (replace(BOOK, paying={}, nonce_used=None), CHAIN, "unknown_channel"),
         (BOOK, replace(CHAIN, channels=(replace(OURS, settled=amount(401)), THEIRS)),
          "settled_more"),
         (BOOK, replace(CHAIN, channels=(OURS, replace(THEIRS, settled=amount(301)))),
@@ -109,9 +117,64 @@ def test_what_nothing_explains_is_an_alarm(book: Book, chain: Chain, kind: str) 
     assert found.kind in ALARMS
 
 
-def test_a_channel_of_another_node_that_the_wallet_once_had_is_no_alarm() -> None:
-    chain = replace(CHAIN, channels=(replace(OURS, voucher_key=OTHER), THEIRS))
-    assert kinds(replace(BOOK, paying={}), chain) == []
+@pytest.mark.parametrize(
+    ("known", "delegate", "found"),
+    [
+        (None, KEY, []),  # an older store: looked at for the first time
+        (frozenset({NAME}), KEY, []),
+        (frozenset[ChannelId](), OTHER, []),
+        (frozenset[ChannelId](), KEY, [Kind.FOREIGN_CHANNEL]),
+    ],
+)
+def test_a_channel_by_another_key_is_an_alarm_when_it_is_new_and_not_of_the_delegate_of_now(
+    known: frozenset[ChannelId] | None, delegate: NodeKey, found: list[Kind]
+) -> None:
+    book = replace(
+        BOOK, paying={}, nonce_used=None,
+        baseline=replace(BASE, foreign=known),
+    )  # fmt: skip
+    chain = replace(
+        CHAIN,
+        balance=replace(BALANCE, delegate=Address(delegate)),
+        channels=(replace(OURS, voucher_key=OTHER), THEIRS),
+    )
+    assert kinds(book, chain) == found
+
+
+@pytest.mark.parametrize("known", [None, replace(EARNING, sequence=0, cumulative=amount(0))])
+def test_what_a_stranger_settles_on_a_channel_that_we_hold_no_voucher_of_is_no_alarm(
+    known: Earning | None,
+) -> None:
+    book = replace(BOOK, earning={} if known is None else {PAID: known})
+    assert not any(each.alarm for each in differences(book, CHAIN))
+
+
+def test_a_channel_that_was_not_opened_yet_when_the_balance_was_read_explains_nothing() -> None:
+    new = ChannelId(b"9" * 32)
+    book = replace(BOOK, paying={NAME: PAYING, new: replace(PAYING, nonce=5, deposit=amount(50))})
+    assert deposits(book, CHAIN) == {NAME: amount(1_000)}
+    low = replace(CHAIN, balance=replace(BALANCE, available=amount(4_960)))
+    assert kinds(book, low) == [Kind.BALANCE_LOW]
+    opened = replace(low, balance=replace(low.balance or BALANCE, next_nonce=6))
+    assert deposits(book, opened) == {NAME: amount(1_000), new: amount(50)}
+    assert kinds(book, opened) == []
+
+
+def test_without_history_or_a_moment_of_quiet_the_balance_is_not_judged() -> None:
+    low = replace(CHAIN, balance=replace(BALANCE, available=amount(4_999)))
+    assert kinds(BOOK, replace(low, taken=None)) == []
+    assert kinds(BOOK, replace(low, at_once=False)) == []
+
+
+def test_the_alarm_on_money_that_left_names_the_command_that_ends_the_delegation() -> None:
+    low = replace(CHAIN, balance=replace(BALANCE, available=amount(4_999)))
+    (found,) = differences(BOOK, low)
+    (command,) = re.findall(r"`robocompute-node ([^`]+)`", found.text)
+    there: click.Command | None = root
+    for word in command.split():
+        assert isinstance(there, click.Group)
+        there = there.get_command(click.Context(there), word)
+    assert there is not None
 
 
 @given(

@@ -31,6 +31,8 @@ class Kind(StrEnum):
 
     UNKNOWN_CHANNEL = "unknown_channel"
     """A channel that our key pays through, and that our books do not know."""
+    FOREIGN_CHANNEL = "foreign_channel"
+    """A channel that our wallet pays through by a key that is neither ours nor its delegate's."""
     SETTLED_MORE = "settled_more"
     """More was claimed than the highest voucher we know of says."""
     CLOSED_UNSETTLED = "closed_unsettled"
@@ -44,6 +46,9 @@ class Kind(StrEnum):
 
 
 ALARMS = frozenset(list(Kind)[4:])
+
+
+END_DELEGATION = "end its delegation with `robocompute-node wallet delegate revoke`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,8 @@ class Paying:
 class Earning:
     """A channel we are paid through, as our books have it."""
 
+    sequence: int
+    """Of the newest voucher that we hold; 0 for none."""
     cumulative: MicroUnits
     settled: MicroUnits
     unsettled: MicroUnits
@@ -90,6 +97,8 @@ class Baseline:
     slashed: MicroUnits
     deposits: Mapping[ChannelId, MicroUnits]
     """Of the channels that we paid through then."""
+    foreign: frozenset[ChannelId] | None
+    """Channels by other keys that the wallet had when they were first looked at; None before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,17 +112,21 @@ class Book:
     paying: Mapping[ChannelId, Paying]
     earning: Mapping[ChannelId, Earning]
     baseline: Baseline | None
+    nonce_used: int | None
+    """The highest that was opened before the chain was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """What the chain shows of our wallet. The balance was read before the channels."""
+    """What the chain shows of our wallet: all of one moment, with ``at_once``."""
 
     balance: BalanceView | None
     stake: StakeView | None
     channels: tuple[ChannelView, ...]
-    taken: MicroUnits = MicroUnits(0)
-    """What the wallet's own key took out of the balance since the baseline, as far as is known."""
+    at_once: bool = True
+    """The balance was the same before and after the channels were read."""
+    taken: MicroUnits | None = MicroUnits(0)
+    """What the wallet's own key took out of the balance since the baseline; None: nobody can say."""
 
 
 def differences(book: Book, chain: Chain) -> tuple[Difference, ...]:
@@ -121,7 +134,7 @@ def differences(book: Book, chain: Chain) -> tuple[Difference, ...]:
     found: list[Difference] = []
     for view in sorted(chain.channels, key=lambda view: view.channel):
         if book.pays and view.payer == book.wallet:
-            found += _of_paying(book, view)
+            found += _of_paying(book, chain, view)
         if book.earns and view.payee == book.wallet:
             found += _of_earning(book, view)
     found += [
@@ -136,11 +149,11 @@ def differences(book: Book, chain: Chain) -> tuple[Difference, ...]:
     return (*found, *_of_wallet(book, chain))
 
 
-def _of_paying(book: Book, view: ChannelView) -> list[Difference]:
+def _of_paying(book: Book, chain: Chain, view: ChannelView) -> list[Difference]:
     known = book.paying.get(view.channel)
     if known is None:
         if view.voucher_key != book.node_key:
-            return []  # of another node that the wallet had for its delegate
+            return _of_foreign(book, chain, view)
         return [
             _on(
                 view,
@@ -171,41 +184,66 @@ def _of_paying(book: Book, view: ChannelView) -> list[Difference]:
     return found
 
 
+def foreign(book: Book, chain: Chain) -> frozenset[ChannelId]:
+    """Return the channels that our wallet pays through by another key than this node's."""
+    return frozenset(
+        view.channel
+        for view in chain.channels
+        if view.payer == book.wallet
+        and view.voucher_key != book.node_key
+        and view.channel not in book.paying
+    )
+
+
+def _of_foreign(book: Book, chain: Chain, view: ChannelView) -> list[Difference]:
+    """Judge one of them: an alarm if it is new, and not of the node that is the delegate now.
+
+    Whoever has this node's key can open a channel to themselves by a key of their own, and the
+    balance need not fall below what it was, where the wallet earns as well.
+    """
+    base, balance = book.baseline, chain.balance
+    if base is None or base.foreign is None or view.channel in base.foreign:
+        return []
+    if balance is not None and balance.delegate == view.voucher_key:
+        return []
+    text = (
+        f"it pays {to_base58(view.payee)} out of the wallet by a key that is not this node's: if "
+        f"the wallet did not open it, somebody else has this node's key: {END_DELEGATION}"
+    )
+    return [_on(view, Kind.FOREIGN_CHANNEL, text)]
+
+
 def _of_earning(book: Book, view: ChannelView) -> list[Difference]:
     known = book.earning.get(view.channel)
-    cumulative = MicroUnits(0) if known is None else known.cumulative
-    found: list[Difference] = []
     if known is None:
-        found.append(_on(view, Kind.UNKNOWN_EARNING, "no order came on it yet"))
-    if view.settled > cumulative:
-        found.append(
-            _on(
-                view,
-                Kind.SETTLED_MORE,
-                f"{format_amount(view.settled)} were settled and this node holds a voucher for "
-                f"{format_amount(cumulative)}: its store is an older copy or was lost; "
-                "`robocompute-node chain recover` rebuilds it",
-            )
+        return [_on(view, Kind.UNKNOWN_EARNING, "no order came on it yet")]
+    # Where we never held a voucher, anybody may open a channel to us and settle what they like.
+    if known.sequence > 0 and view.settled > known.cumulative:
+        text = (
+            f"{format_amount(view.settled)} were settled and this node holds a voucher for "
+            f"{format_amount(known.cumulative)}: its store is an older copy; nothing is leased "
+            "on the channel until its payer shows a newer voucher"
         )
-    elif known is not None and (view.settled > known.settled or view.closing != known.closing):
-        found.append(_on(view, Kind.SETTLED, f"{format_amount(view.settled)} are settled"))
-    return found
+        return [_on(view, Kind.SETTLED_MORE, text)]
+    if view.settled > known.settled or view.closing != known.closing:
+        return [_on(view, Kind.SETTLED, f"{format_amount(view.settled)} are settled")]
+    return []
 
 
 def _of_wallet(book: Book, chain: Chain) -> list[Difference]:
     found: list[Difference] = []
     base, balance, stake = book.baseline, chain.balance, chain.stake
-    used = [paying.nonce for paying in book.paying.values() if not paying.opening]
     next_nonce = 0 if balance is None else balance.next_nonce
-    if book.pays and used and next_nonce <= max(used):
-        text = f"the chain's next channel is {next_nonce}, and {max(used)} was opened already"
+    if book.pays and book.nonce_used is not None and next_nonce <= book.nonce_used:
+        text = (
+            f"the chain's next channel is {next_nonce}, and {book.nonce_used} was opened already"
+        )
         found.append(Difference(kind=Kind.NONCE_BACK, text=text))
-    missing = 0 if base is None else unexplained(book, chain)
+    missing = unexplained(book, chain)
     if missing > 0:
         text = (
             f"{format_amount(missing)} left the balance without this node or the wallet's key: "
-            "end the delegation with `robocompute-node wallet delegate --allowance 0` if this "
-            "node's key may be in other hands"
+            f"if this node's key may be in other hands, {END_DELEGATION}"
         )
         found.append(Difference(kind=Kind.BALANCE_LOW, text=text))
     if base is not None and stake is not None and stake.slashed > base.slashed:
@@ -214,18 +252,31 @@ def _of_wallet(book: Book, chain: Chain) -> list[Difference]:
     return found
 
 
+def deposits(book: Book, chain: Chain) -> dict[ChannelId, MicroUnits]:
+    """Return what had gone from the balance into each channel of ours when the chain was read."""
+    on_chain = {view.channel: view.deposit for view in chain.channels}
+    next_nonce = 0 if chain.balance is None else chain.balance.next_nonce
+    found: dict[ChannelId, MicroUnits] = {}
+    for name, paying in book.paying.items():
+        if name in on_chain:
+            found[name] = on_chain[name]
+        elif paying.nonce < next_nonce and not paying.opening:
+            found[name] = paying.deposit  # it was opened, and is closed again
+    return found
+
+
 def unexplained(book: Book, chain: Chain) -> MicroUnits:
     """Return by how much the balance is lower than what was opened, topped up and taken explains.
 
-    Settlements and closings only raise it, so they cannot make a false alarm.
+    Nothing where that cannot be told. Settlements and closings only raise the balance, so they
+    cannot make a false alarm.
     """
     base, balance = book.baseline, chain.balance
-    if base is None:
+    if base is None or chain.taken is None or not chain.at_once:
         return MicroUnits(0)
-    on_chain = {view.channel: view.deposit for view in chain.channels}
     locked = sum(
-        max(0, max(on_chain.get(name, 0), paying.deposit) - base.deposits.get(name, 0))
-        for name, paying in book.paying.items()
+        max(0, deposit - base.deposits.get(name, 0))
+        for name, deposit in deposits(book, chain).items()
     )
     available = 0 if balance is None else balance.available
     return MicroUnits(max(0, base.available - locked - chain.taken - available))

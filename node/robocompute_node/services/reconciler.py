@@ -7,6 +7,7 @@ channel that one stands on nothing is leased or promised.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
@@ -20,7 +21,9 @@ from robocompute_node.core.reconciling import (
     Earning,
     Kind,
     Paying,
+    deposits,
     differences,
+    foreign,
     unexplained,
 )
 from robocompute_node.services.channels import ChannelPhase
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
     from robocompute_node.services.earnings import EarningRecord, Earnings
     from robocompute_protocol.identifiers import NodeKey
-    from robocompute_settlement.port import ChannelView, Settlement
+    from robocompute_settlement.port import BalanceView, ChannelView, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ AGAIN_SECONDS: Final = 10.0
 """After a chain that did not answer."""
 STANDS_MS: Final = Millis(86_400_000)
 """Money that left the balance unexplained is shown for a day; then the balance is as it is."""
+LOOKS: Final = 3
+"""At balance and channels, until the balance stood still meanwhile: a look takes milliseconds."""
 MAX_STRANGERS: Final = 1_024
 """Channels to us without an order that are watched: opening one costs its payer rent."""
 
@@ -69,6 +74,8 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     deposits: dict[ChannelId, MicroUnits]
     signature: str
     """The newest transaction of the balance by then."""
+    foreign: tuple[ChannelId, ...] | None = None
+    """Channels of the wallet by other keys that are no alarm; None: never looked at."""
 
 
 ALARMS: Final = Table("alarms/1", Alarm)
@@ -99,6 +106,7 @@ class Reconciler:
         self._channels = channels
         self._earnings = earnings
         self._listed = True
+        self._remembers = True
         store.declare(ALARMS, BASE)
         self._alarms = dict(store.all(ALARMS))
 
@@ -146,17 +154,27 @@ class Reconciler:
         """
         mint = self._config.chain.mint
         address = self._chain.balance_address(self._wallet, mint)
-        newest = await self._chain.signatures(address, limit=1)
-        balance = await self._chain.balance(self._wallet, mint)
         stake = await self._chain.stake_of(self._wallet, mint)
-        views = await self._views(mint)
         base = self._store.get(BASE, BASE_KEY)
-        chain = Chain(balance=balance, stake=stake, channels=views)
-        book = self._book(base)  # after the chain was read: what it shows, we knew before
+        used = self._nonce_used()
+        balance, newest, views = await self._look(address, "" if base is None else base.signature)
+        at_once = await self._chain.balance(self._wallet, mint) == balance
+        for _ in range(LOOKS - 1):
+            if at_once:
+                break
+            balance, newest, views = await self._look(address, newest)
+            at_once = await self._chain.balance(self._wallet, mint) == balance
+        chain = Chain(balance=balance, stake=stake, channels=views, at_once=at_once)
+        book = self._book(base, used)  # after the chain was read: what it shows, we knew before
+        settled = at_once
         if base is not None and unexplained(book, chain) > 0:
-            taken = await self._taken(address, base.signature)
-            chain = Chain(balance=balance, stake=stake, channels=views, taken=taken)
-            book = self._book(base)
+            try:
+                taken = await self._taken(address, base.signature)
+            except ChainError as exc:
+                self._forgetful(exc)
+                taken, settled = None, isinstance(exc, ChainRefused)
+            chain = replace(chain, taken=taken)
+            book = self._book(base, used)
         found = differences(book, chain)
         views_by_name = {view.channel: view for view in views}
         for difference in found:
@@ -164,23 +182,56 @@ class Reconciler:
                 self._repair(difference, views_by_name[difference.channel])
         self._raise(found)
         low = self._alarms.get(_key(Kind.BALANCE_LOW, None))
-        if low is None or self._clock.now_ms() - low.since_ms > STANDS_MS:
-            slashed = MicroUnits(0) if stake is None else stake.slashed
+        over = low is None or self._clock.now_ms() - low.since_ms > STANDS_MS
+        if settled and over:
             self._agree(
                 Base(
                     available=MicroUnits(0) if balance is None else balance.available,
-                    slashed=slashed,
-                    deposits={
-                        name: MicroUnits(max(paying.deposit, _deposit(views_by_name.get(name))))
-                        for name, paying in book.paying.items()
-                        if not paying.closed
-                    },
-                    signature=newest[0] if newest else "",
+                    slashed=MicroUnits(0) if stake is None else stake.slashed,
+                    deposits=deposits(book, chain),
+                    signature=newest,
+                    foreign=self._foreign(base, book, chain, found),
                 )
             )
         return found
 
-    def _book(self, base: Base | None) -> Book:
+    async def _look(
+        self, address: Address, newest: str
+    ) -> tuple[BalanceView | None, str, tuple[ChannelView, ...]]:
+        """Read the balance, its newest transaction (or ``newest``, where nobody knows), all channels."""
+        mint = self._config.chain.mint
+        balance = await self._chain.balance(self._wallet, mint)
+        try:
+            for signature in await self._chain.signatures(address, limit=1):
+                newest = signature
+        except ChainError as exc:
+            self._forgetful(exc)
+        return balance, newest, await self._views(mint)
+
+    def _forgetful(self, exc: ChainError) -> None:
+        """Say once that this endpoint does not tell what happened: the rest is judged without it."""
+        if self._remembers:
+            log.warning(
+                "the chain's history is not told here, so money that leaves the balance may go "
+                "unnoticed: %s",
+                exc,
+            )
+        self._remembers = False
+
+    def _nonce_used(self) -> int | None:
+        opened = [r.nonce for r in self._channels.all() if r.phase is not ChannelPhase.OPENING]
+        return max(opened, default=None)
+
+    def _foreign(
+        self, base: Base | None, book: Book, chain: Chain, found: tuple[Difference, ...]
+    ) -> tuple[ChannelId, ...] | None:
+        known = None if base is None else base.foreign
+        if not self._listed:
+            return known
+        alarmed = {each.channel for each in found if each.kind is Kind.FOREIGN_CHANNEL}
+        return tuple(sorted({*(known or ()), *foreign(book, chain)} - alarmed))
+
+    def _book(self, base: Base | None, nonce_used: int | None) -> Book:
         earnings = () if self._earnings is None else self._earnings.all()
         return Book(
             wallet=self._wallet,
@@ -190,6 +241,7 @@ class Reconciler:
             paying={record.channel: _paying(record) for record in self._channels.all()},
             earning={
                 record.channel: Earning(
+                    sequence=record.ledger.sequence,
                     cumulative=_promised(record),
                     settled=record.settled,
                     unsettled=record.unsettled,
@@ -200,7 +252,13 @@ class Reconciler:
             },
             baseline=None
             if base is None
-            else Baseline(available=base.available, slashed=base.slashed, deposits=base.deposits),
+            else Baseline(
+                available=base.available,
+                slashed=base.slashed,
+                deposits=base.deposits,
+                foreign=None if base.foreign is None else frozenset(base.foreign),
+            ),
+            nonce_used=nonce_used,
         )
 
     async def _views(self, mint: Address) -> tuple[ChannelView, ...]:
@@ -306,10 +364,6 @@ def _paying(record: ChannelRecord) -> Paying:
 def _promised(record: EarningRecord) -> MicroUnits:
     """What vouchers may have promised: anything, where they were lost with the store."""
     return record.deposit if record.ledger.rebuilt else record.ledger.cumulative
-
-
-def _deposit(view: ChannelView | None) -> int:
-    return 0 if view is None else view.deposit
 
 
 def _key(kind: Kind, channel: ChannelId | None) -> bytes:
