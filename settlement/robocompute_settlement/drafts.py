@@ -24,11 +24,28 @@ from robocompute_protocol.errors import ConfigError
 from robocompute_protocol.identifiers import Address, to_base58
 from robocompute_protocol.money import format_amount
 from robocompute_settlement.instructions import ASSOCIATED_TOKEN_PROGRAM, discriminator
+from robocompute_settlement.sending import SIMULATION_UNITS
+from robocompute_settlement.transactions import Priority
 
 FORMAT: Final = "robocompute transaction 1"
 """What a draft's file begins with. A later form has a later number."""
 MAX_DRAFT_BYTES: Final = 65_536
 """A transaction is 1,232 bytes at most, and its file a few thousand."""
+LAMPORTS_A_SIGNATURE: Final = 5_000
+MICRO_LAMPORTS: Final = 1_000_000
+"""In a lamport."""
+LAMPORTS_A_SOL: Final = 1_000_000_000
+MAX_UNITS: Final = 1_400_000
+"""Compute units of one transaction: the chain grants no more, whatever is asked for."""
+DEFAULT_UNITS: Final = 200_000
+"""Compute units for each instruction, where none are asked for."""
+MAX_FEE: Final = LAMPORTS_A_SIGNATURE + (
+    SIMULATION_UNITS * Priority().most_micro_lamports // MICRO_LAMPORTS
+)
+"""In lamports: what the adapter itself would pay at most, by its defaults. A draft that pays more
+was made to burn the wallet's SOL."""
+UNKNOWN: Final = "UNKNOWN"
+"""Begins the words for what cannot be put into words."""
 
 
 class BadDraft(ConfigError):
@@ -99,12 +116,17 @@ def read_draft(data: bytes) -> Draft:
     return draft
 
 
-def sign_draft(draft: Draft, seed: bytes) -> Draft:
+def sign_draft(draft: Draft, seed: bytes, program_id: Address) -> Draft:
     """Sign with the wallet's key.
 
     Raises:
-        BadDraft: it is another wallet's transaction.
+        BadDraft: it is another wallet's transaction, or does something that nobody can tell.
     """
+    if any(line.startswith(UNKNOWN) for line in describe(draft.message, program_id)):
+        raise BadDraft(
+            "what is UNKNOWN in this transaction is not signed here: make it anew with --unsigned, "
+            "by this version of robocompute-node"
+        )
     key = Keypair.from_seed(seed)
     if bytes(key.pubkey()) != draft.signer:
         raise BadDraft(
@@ -155,6 +177,14 @@ def _message(data: bytes) -> Message:
         raise BadDraft("the bytes to sign are no transaction") from None
     if bytes(message) != data:
         raise BadDraft("the bytes to sign are not a transaction alone")
+    accounts = len(message.account_keys)
+    named = [
+        index
+        for each in message.instructions
+        for index in (each.program_id_index, *bytes(each.accounts))
+    ]
+    if not 0 < message.header.num_required_signatures <= accounts or max(named, default=0) >= accounts:  # fmt: skip
+        raise BadDraft("the bytes to sign name accounts that are not in them")
     return message
 
 
@@ -162,27 +192,49 @@ def _message(data: bytes) -> Message:
 
 
 def describe(message: bytes, program_id: Address) -> tuple[str, ...]:
-    """Say what a transaction does, a line for each instruction but the compute budget's.
+    """Say what a transaction does, a line for each instruction, and last what it pays at most.
 
     Raises:
-        BadDraft: the bytes are no transaction.
+        BadDraft: the bytes are no transaction, or its fee is more than any of ours.
     """
     parsed = _message(message)
     keys = parsed.account_keys
     lines: list[str] = []
+    budget: dict[int, int] = {}
     for instruction in parsed.instructions:
         program = keys[instruction.program_id_index]
         accounts = [str(keys[index]) for index in bytes(instruction.accounts)]
         data = bytes(instruction.data)
         if program == COMPUTE_BUDGET:
-            continue
-        if program == ASSOCIATED_TOKEN_PROGRAM and data == b"\x01" and len(accounts) >= 4:
+            setting = _BUDGET.get(data[:1])
+            if setting is None or len(data) != 1 + setting.size or data[0] in budget:
+                lines.append(f"{UNKNOWN}: a compute budget that this version never asks for")
+            else:
+                (budget[data[0]],) = setting.unpack(data[1:])
+        elif program == ASSOCIATED_TOKEN_PROGRAM and data == b"\x01" and len(accounts) >= 4:
             lines.append(f"make the token account of {accounts[2]}, where there is none yet")
         elif bytes(program) == program_id:
             lines.append(_ours(data, accounts))
         else:
-            lines.append(f"UNKNOWN: an instruction of program {program}; do not sign this blindly")
-    return tuple(lines)
+            lines.append(f"{UNKNOWN}: an instruction of program {program}")
+    fee = _most_fee(parsed, budget)
+    if fee > MAX_FEE:
+        raise BadDraft(
+            f"this transaction could pay a fee of {_sol(fee)} SOL, and none of ours pays more than "
+            f"{_sol(MAX_FEE)}: it is not to be signed"
+        )
+    return (*lines, f"fee at most {_sol(fee)} SOL")
+
+
+def _most_fee(message: Message, budget: dict[int, int]) -> int:
+    """In lamports."""
+    units = budget.get(_LIMIT, DEFAULT_UNITS * len(message.instructions))
+    priority = -(-min(units, MAX_UNITS) * budget.get(_PRICE, 0) // MICRO_LAMPORTS)
+    return LAMPORTS_A_SIGNATURE * message.header.num_required_signatures + priority
+
+
+def _sol(lamports: int) -> str:
+    return f"{lamports // LAMPORTS_A_SOL}.{lamports % LAMPORTS_A_SOL:09d}"
 
 
 def _ours(data: bytes, accounts: list[str]) -> str:
@@ -228,8 +280,12 @@ def _in_words(name: str, values: tuple[Any, ...], at: list[str]) -> str:
             return _NOT_KNOWN
 
 
+_LIMIT: Final = 2
+_PRICE: Final = 3
+_BUDGET: Final = {bytes((_LIMIT,)): Struct("<I"), bytes((_PRICE,)): Struct("<Q")}
+"""The compute budget's instructions that we use: a limit in units, a price in micro-lamports."""
 _NOT_KNOWN: Final = (
-    "UNKNOWN: an instruction of the settlement program that this version does not know"
+    f"{UNKNOWN}: an instruction of the settlement program that this version does not know"
 )
 _SIGNED_BY_WALLETS: Final[dict[bytes, tuple[str, Struct]]] = {
     discriminator(name): (name, Struct(packed))

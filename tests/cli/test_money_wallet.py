@@ -190,3 +190,16 @@ def vault(owner: Owner) -> str:
 
     found: str = on_chain(owner, address)
     return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("wallet", "deposit"), ("wallet", "withdraw"), ("payout",), ("stake", "add"),
+     ("stake", "remove")],
+)  # fmt: skip
+def test_an_amount_below_zero_is_called_that_and_no_option(
+    command: tuple[str, ...], owner: Owner
+) -> None:
+    said = owner.refused(*command, "-5")
+    assert "'-5' is not an amount" in said
+    assert "No such option" in owner.refused(*command, "--never")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -42,6 +43,16 @@ class NotConfirmed(RoboComputeError):
 
     code = "not_confirmed"
     exit_status = 2
+
+
+class MovesMoney(click.Command):
+    """A command about an amount: ``-5`` is a wrong amount to it, and not an unknown option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for given in args:
+            if re.fullmatch(r"-[0-9][0-9.]*", given):
+                raise click.UsageError(f"{given!r} is not an amount: no amount here is below zero")
+        return super().parse_args(ctx, args)
 
 
 class AmountType(click.ParamType["MicroUnits"]):

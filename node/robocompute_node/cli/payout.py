@@ -9,6 +9,7 @@ import click
 from robocompute_node.cli.money import (
     ADDRESS,
     AMOUNT,
+    MovesMoney,
     currency_option,
     unsigned_option,
     yes_option,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from robocompute_protocol.money import MicroUnits
 
 
-@click.command("payout")
+@click.command("payout", cls=MovesMoney)
 @click.argument("amount", type=AMOUNT, required=False)
 @click.option("--all", "everything", is_flag=True, help="All that is free.")
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from robocompute_node.cli.money import (
     AMOUNT,
+    MovesMoney,
     currency_option,
     move,
     unsigned_option,
@@ -94,7 +95,7 @@ def register(data: Path, currency: str, unsigned: Path | None, as_json: bool) ->
     move(data, act, told="registered", unsigned=unsigned, as_json=as_json)
 
 
-@stake_command.command("add")
+@stake_command.command("add", cls=MovesMoney)
 @click.argument("amount", type=AMOUNT, required=False)
 @slots_option
 @currency_option
@@ -119,7 +120,7 @@ def add(
     move(data, act, told=told, unsigned=unsigned, as_json=as_json)
 
 
-@stake_command.command("remove")
+@stake_command.command("remove", cls=MovesMoney)
 @click.argument("amount", type=AMOUNT, required=False)
 @slots_option
 @click.option("--all", "everything", is_flag=True, help="All that is bonded.")

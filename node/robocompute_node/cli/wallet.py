@@ -10,6 +10,7 @@ import click
 from robocompute_node.cli.money import (
     ADDRESS,
     AMOUNT,
+    MovesMoney,
     ask,
     currency_option,
     move,
@@ -68,7 +69,7 @@ def wallet_command(context: click.Context, data: Path, as_json: bool) -> None:
         say(f"SOL of the {gas['key']}: {gas['sol']}{hint}")
 
 
-@wallet_command.command("deposit")
+@wallet_command.command("deposit", cls=MovesMoney)
 @click.argument("amount", type=AMOUNT)
 @currency_option
 @unsigned_option
@@ -87,9 +88,14 @@ def deposit(
     move(data, act, told=told, unsigned=unsigned, as_json=as_json)
 
 
-@wallet_command.command("withdraw")
+@wallet_command.command("withdraw", cls=MovesMoney)
 @click.argument("amount", type=AMOUNT)
-@click.option("--to", type=ADDRESS, metavar="ADDRESS", help="Another wallet. Default: this one.")
+@click.option(
+    "--to",
+    type=ADDRESS,
+    metavar="ADDRESS",
+    help="Another wallet, or a token account. Default: this wallet.",
+)
 @currency_option
 @yes_option
 @unsigned_option
@@ -223,7 +229,8 @@ def sign(
 ) -> None:
     """Sign FILE, which `--unsigned` wrote. Needs no chain and no node: only the wallet's key.
 
-    What the transaction does is read off what is signed, and shown first.
+    What the transaction does, and pays, is read off what is signed, and shown first. What this
+    version does not know is not signed.
     """
     from robocompute_node.config_file import load_config
     from robocompute_node.keys import load_key
@@ -235,7 +242,7 @@ def sign(
     for line in lines:
         say(f"  {line}") if not as_json else None
     ask("Sign this", yes=yes)
-    signed = sign_draft(draft, load_key(key or config.wallet_path).seed)
+    signed = sign_draft(draft, load_key(key or config.wallet_path).seed, config.chain.program_id)
     target = out or file.with_name(file.name + ".signed")
     write_new(target, draft_file(signed, config.chain.program_id))
     if as_json:
