@@ -57,8 +57,10 @@ STAKE = StakeView(
 def test_a_channel_that_does_not_suit_is_refused_by_its_reason(
     change: dict[str, object], code: str | None
 ) -> None:
-    found = objection_to_channel(replace(CHANNEL, **change), TERMS, DEMAND)
+    found = objection_to_channel(replace(CHANNEL, **change), TERMS, DEMAND, in_use=False)
     assert (found and found.code) == code
+    frozen = objection_to_channel(replace(CHANNEL, **change), TERMS, DEMAND, in_use=True)
+    assert (frozen and frozen.code) == (None if code == "channel_fee_high" else code)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 from fake_world import USDC, fake_world
+from msgspec.structs import replace
 
 from robocompute_node.executor.fake import Pause
 from robocompute_node.services import never_leased
@@ -17,10 +18,12 @@ from robocompute_protocol.messages import (
     AgreementMessage,
     CancelRequest,
     NeverLeased,
+    Order,
     Refused,
     Terms,
 )
-from robocompute_protocol.money import Millis
+from robocompute_protocol.money import MicroUnits, Millis
+from robocompute_protocol.vouchers import PayerLedger, sign_voucher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +59,14 @@ async def cancel(client: FakeNode, provider: FakeNode, terms: Terms) -> Message:
     async with client.network.open(provider.key.node_key, PROTOCOL_AGREEMENT) as stream:
         await say(stream, request)
         return await hear(stream, AgreementMessage, timeout_s=30)
+
+
+def grow_old(book: never_leased.NeverLeased) -> None:
+    """Let a month pass over all statements, which is longer than a node of this world stands idle."""
+    records = book._records  # pyright: ignore[reportPrivateUsage]
+    for name, record in list(records.items()):
+        old = Millis(record.since_ms - never_leased.KEPT_MS - 1)
+        records[name] = replace(record, since_ms=old)
 
 
 async def test_a_statement_outlives_restarts_and_is_the_same_each_time(
@@ -108,16 +119,81 @@ async def test_a_statement_is_forgotten_only_once_its_channel_is_gone_for_good(
         await cancel(client, provider, there)
         await cancel(client, provider, gone)
         book = provider.lettings.never
-        records = book._records  # pyright: ignore[reportPrivateUsage]
-        for name, record in list(records.items()):
-            old = Millis(record.since_ms - never_leased.KEPT_MS - 1)
-            records[name] = never_leased.NeverLeasing(
-                channel=record.channel,
-                payer_node=record.payer_node,
-                reason=record.reason,
-                since_ms=old,
-            )
+        grow_old(book)
         await book.forget(provider.chain)
         assert book.get(rules.agreement_id(there)) is not None
         assert book.get(rules.agreement_id(gone)) is None
         assert book.has_room(NodeKey(bytes(32)))
+
+
+async def test_channels_that_stay_open_do_not_keep_others_from_being_forgotten(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        client = await world.start(await world.client())
+        book, chain = provider.lettings.never, client.chain
+        for nonce in range(never_leased.LOOKS_AT_ONCE):
+            await chain.open_channel(
+                payer=client.wallet, payee=provider.wallet, mint=USDC, nonce=nonce,
+                voucher_key=client.key.node_key, deposit=MicroUnits(1), challenge_s=600,
+            )  # fmt: skip
+            channel = chain.channel_address(client.wallet, provider.wallet, USDC, nonce)
+            await cancel(client, provider, terms_of(client, provider, nonce, channel))
+        await trio.sleep(30)
+        gone = [
+            terms_of(client, provider, 1_000 + n, ChannelId(bytes([n]) * 32)) for n in (0, 255)
+        ]
+        for terms in gone:
+            await cancel(client, provider, terms)
+        grow_old(book)
+        await book.forget(provider.chain)
+        await book.forget(provider.chain)
+        assert [book.get(rules.agreement_id(terms)) for terms in gone] == [None, None]
+        there = terms_of(
+            client, provider, 0, chain.channel_address(client.wallet, provider.wallet, USDC, 0)
+        )
+        assert book.get(rules.agreement_id(there)) is not None
+
+
+async def test_a_statement_is_forgotten_once_its_client_took_back_what_it_promised(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        client = await world.start(await world.client())
+        await client.until_ended(await client.submit("run"))
+        terms = terms_of(client, provider, 1, client.channel_with(provider).channel)
+        await cancel(client, provider, terms)
+        name, book = rules.agreement_id(terms), provider.lettings.never
+        await trio.sleep(3 * never_leased.FORGET_SECONDS)
+        assert book.get(name) is not None  # its order could be carried by the next voucher
+        await client.until_ended(await client.submit("run"))
+        await trio.sleep(never_leased.FORGET_SECONDS + 1)
+        assert book.get(name) is None
+        await provider.kill()
+        await world.start(provider)
+        assert provider.lettings.never.get(name) is None
+
+
+async def test_an_order_on_a_channel_that_nobody_saw_is_refused_and_not_remembered(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        client = await world.start(await world.client())
+        nowhere = ChannelId(bytes(32))
+        terms = terms_of(client, provider, 1, nowhere)
+        name = rules.agreement_id(terms)
+        _, voucher = PayerLedger(channel=nowhere).allocate(name, MicroUnits(1))
+        order = Order(
+            terms=rules.sign_terms(client.key, terms),
+            task=b"another task",
+            voucher=sign_voucher(client.key, voucher),
+        )
+        async with client.network.open(provider.key.node_key, PROTOCOL_AGREEMENT) as stream:
+            await say(stream, order)
+            answer = await hear(stream, AgreementMessage, timeout_s=30)
+        assert isinstance(answer, Refused)
+        assert provider.lettings.never.get(name) is None
+        assert isinstance(await cancel(client, provider, terms), NeverLeased)

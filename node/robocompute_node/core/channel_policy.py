@@ -30,9 +30,13 @@ class Objection:
 
 
 def objection_to_channel(
-    channel: ChannelView, terms: Terms, demand: ChannelDemand
+    channel: ChannelView, terms: Terms, demand: ChannelDemand, *, in_use: bool
 ) -> Objection | None:
-    """Return what is wrong with the channel itself, or None."""
+    """Return what is wrong with the channel itself, or None.
+
+    One that is ``in_use`` was found good before, and its fee is the program's of that time: it is
+    frozen in the channel, and a program that takes less since is no reason to take nothing.
+    """
     if (channel.payer, channel.payee) != (terms.payer, terms.payee):
         return Objection("channel_wrong_parties", "the channel is between others than the terms")
     if channel.mint != terms.mint:
@@ -47,7 +51,7 @@ def objection_to_channel(
             f"the channel's challenge time is {channel.challenge_s} s; "
             f"this provider needs {demand.min_challenge_s} s",
         )
-    if channel.fee_bps > demand.max_fee_bps:
+    if channel.fee_bps > demand.max_fee_bps and not in_use:
         return Objection("channel_fee_high", f"the channel's fee is {channel.fee_bps} bps")
     return None
 

@@ -218,7 +218,8 @@ class FrontDesk:
         if record is None:
             objection = self._objection_to_order(terms, order)
             if objection is not None:
-                if self._lettings.never.has_room(stream.peer):
+                seen = self._earnings.get(terms.channel) is not None
+                if seen and self._lettings.never.has_room(stream.peer):
                     self._lettings.decline(agreement, terms, objection.code)
                 await say(stream, _refusal(objection))
                 return
@@ -295,11 +296,14 @@ class FrontDesk:
             return current or record  # the client took it back meanwhile, or asked twice
         if view is None:
             return self._lettings.apply(agreement, OrderDeclined(reason=failure))
+        known = self._earnings.get(terms.channel)
+        earning, kept = self._earnings.learn(view), None
         objection = self._offering.objection() or objection_to_channel(
-            view, terms, self._offering.demand()
+            view,
+            terms,
+            self._offering.demand(),
+            in_use=known is not None and known.ledger.cumulative > 0,
         )
-        earning = self._earnings.learn(view)
-        objection = objection or self._earnings.objection_to_use(earning)
         if objection is None:
             try:
                 ledger = earning.ledger.accept(
@@ -308,15 +312,16 @@ class FrontDesk:
             except RemoteProtocolError as exc:
                 self._lettings.apply(agreement, OrderDeclined(reason=f"{exc.code}: {exc}"))
                 raise
-            paid = ledger.paid(agreement)
-            if paid < rules.prepaid_amount(terms, rules.first_tick(terms)):
+            if ledger.paid(agreement) < rules.prepaid_amount(terms, rules.first_tick(terms)):
                 objection = Objection("underpaid", "the voucher does not cover the first tick")
             else:
                 earning = msgspec.structs.replace(earning, ledger=ledger)
+                objection = self._earnings.objection_to_use(earning)
+                kept = objection and earning  # a newer voucher may be all that ends an alarm
         if objection is not None:
-            return self._lettings.apply(
-                agreement, OrderDeclined(reason=f"{objection.code}: {objection.message}")
-            )
+            reason = f"{objection.code}: {objection.message}"
+            self._lettings.apply(agreement, OrderDeclined(reason=reason), earning=kept)
+            raise RemoteProtocolError(objection.message, code=objection.code)
         if (quota := self._quotas.get(terms.payer_node)) is not None:
             quota.left = quota.budget  # a job that is paid for: the next one may bring its own
         return self._lettings.grant(agreement, earning)

@@ -131,7 +131,7 @@ class Lettings:
         self._earnings = earnings
         self._access = access
         self._quiet = quiet
-        self.never = NeverLeased(store, clock)
+        self.never = NeverLeased(store, clock, earnings)
         self._nursery: trio.Nursery | None = None
         self._found: frozenset[AgreementId] = frozenset()
         """Agreements leased before this process began."""

@@ -2,12 +2,16 @@
 
 An order is signed over its channel, and nothing is leased on a channel that is not on chain. So a
 statement may be forgotten once its channel is finally gone, or did not appear for as long as the
-longest challenge; until then the order is answered with the same statement, whoever restarted.
+longest challenge. It may be forgotten, too, once its client has taken back what it promised: the
+order's voucher is overtaken then, and no order of that agreement can be carried by it any more.
+Until then the order is answered with the same statement, whoever restarted.
 """
 
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
@@ -20,7 +24,10 @@ from robocompute_protocol.money import Millis
 from robocompute_settlement.port import Commitment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from robocompute_node.clocks import Clock
+    from robocompute_node.services.earnings import Earnings
     from robocompute_settlement.port import Settlement
 
 log = logging.getLogger(__name__)
@@ -31,6 +38,8 @@ MAX_NEVER_A_PEER: Final = 256
 """Statements kept for one client's key: four times the open agreements a channel carries."""
 KEPT_MS: Final = Millis(30 * 86_400_000)
 """The longest challenge the program allows."""
+LATE_MS: Final = Millis(3_600_000)
+"""An order or a voucher that was sent before a statement arrives within this: streams live minutes."""
 FORGET_SECONDS: Final = 3_600.0
 """Between looks for statements to forget."""
 LOOKS_AT_ONCE: Final = 64
@@ -52,9 +61,14 @@ NEVER: Final = Table("never-leased/1", NeverLeasing)
 class NeverLeased:
     """All statements of this provider that can still be asked for."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, earnings: Earnings) -> None:
         self._store = store
         self._clock = clock
+        self._earnings = earnings
+        self._sequences: dict[AgreementId, int] = {}
+        """The voucher held when a statement was ``LATE_MS`` old: newer ones were signed after it."""
+        self._looked = ChannelId(b"")
+        """The channel looked up last: the next look goes on after it."""
         store.declare(NEVER)
         self._records = {AgreementId(key): record for key, record in store.all(NEVER)}
         self._of_peer: dict[NodeKey, int] = {}
@@ -107,17 +121,39 @@ class NeverLeased:
             await trio.sleep(FORGET_SECONDS)
 
     async def forget(self, chain: Settlement) -> None:
-        """Forget old statements whose channel is finally gone. Raises: ChainError."""
+        """Forget what was taken back, and old statements whose channel is finally gone.
+
+        Raises: ChainError.
+        """
         now = self._clock.now_ms()
-        old = [
-            (agreement, record)
-            for agreement, record in self._records.items()
-            if now - record.since_ms > KEPT_MS
-        ]
-        for agreement, record in old[:LOOKS_AT_ONCE]:
-            if await chain.channel(record.channel, at=Commitment.FINALIZED) is not None:
-                continue
-            with self._store.transaction() as txn:
+        self._drop([name for name, record in self._records.items() if self._is_over(name, record)])
+        old: dict[ChannelId, list[AgreementId]] = {}
+        for agreement, record in self._records.items():
+            if now - record.since_ms > KEPT_MS:
+                old.setdefault(record.channel, []).append(agreement)
+        names = sorted(old)
+        first = bisect_right(names, self._looked)
+        for name in (*names[first:], *names[:first])[:LOOKS_AT_ONCE]:
+            self._looked = name
+            if await chain.channel(name, at=Commitment.FINALIZED) is None:
+                self._drop(old[name])
+
+    def _is_over(self, agreement: AgreementId, record: NeverLeasing) -> bool:
+        """Whether the client's vouchers, signed since it was told, promise nothing for it."""
+        earning = self._earnings.get(record.channel)
+        if earning is None or self._clock.now_ms() - record.since_ms <= LATE_MS:
+            return False
+        ledger = earning.ledger
+        then = self._sequences.setdefault(agreement, ledger.sequence)
+        return ledger.sequence > then and agreement not in dict(ledger.open)
+
+    def _drop(self, agreements: Iterable[AgreementId]) -> None:
+        with self._store.transaction() as txn:
+            for agreement in agreements:
                 txn.delete(NEVER, agreement)
-            del self._records[agreement]
+                txn.after(partial(self._dropped, agreement))
+
+    def _dropped(self, agreement: AgreementId) -> None:
+        self._sequences.pop(agreement, None)
+        if (record := self._records.pop(agreement, None)) is not None:
             self._count(record.payer_node, -1)

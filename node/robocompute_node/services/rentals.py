@@ -63,8 +63,18 @@ TELL_UPLOAD_SECONDS: Final = 0.25
 RACES: Final = frozenset({6017, 6018, 6020})
 """The program is paused, another channel took the nonce, or the channel is closing: it may be
 otherwise at the next try, which looks anew. No other refusal goes away by itself."""
-LEDGERS_DIFFER: Final = frozenset({"closed_unknown", "voucher_conflict", "voucher_lowered"})
-"""Refusals of a provider whose books of the channel are older than ours: it was restored."""
+CHANNEL_IS_WHY: Final = frozenset(
+    {
+        "closed_unknown",
+        "voucher_conflict",
+        "voucher_lowered",
+        "channel_alarm",
+        "channel_closing",
+        "channel_fee_high",
+    }
+)
+"""Refusals that another channel mends: the provider was restored and its books of this one are older
+than ours, it is closing it, or the program's fee is lower than the one frozen in it."""
 RESULTS_LOST: Final = "RESULTS_LOST"
 """The job ended, but its provider went away before its output and results were all here."""
 
@@ -406,10 +416,10 @@ class Rentals:
                     log.warning("the payment channel was closed elsewhere: another is opened")
                 elif state.reason == "":  # not said why: it may be over soon
                     self._matchmaking.away(rental.provider)
-                elif state.reason in LEDGERS_DIFFER and self._channels.give_up_used(
+                elif state.reason in CHANNEL_IS_WHY and self._channels.give_up_used(
                     rental.terms.channel
                 ):
-                    log.warning("the provider lost its books of the channel: another is opened")
+                    log.warning("the channel is refused (%s): another is opened", state.reason)
                 elif state.reason not in PASSING:  # busy: somebody else was quicker
                     self._avoid(task, rental.provider)
                 self._tasks.update(task_id, agreement=None, provider=None, price_per_hour=None)
