@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -189,3 +190,19 @@ async def test_honest_output_of_any_bytes_is_as_its_receipt_says(
         await trio.sleep(1)
         task = await client.until_ended(await client.submit("run"))
         assert "output" not in task.message
+
+
+async def test_a_provider_that_wants_money_locked_for_longer_than_allowed_gets_none(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        await world.start(await world.provider(min_challenge_s=601))
+        wary = await world.start(await world.client("wary", max_challenge_s=600))
+        calm = await world.start(await world.client("calm", max_challenge_s=601))
+        refused = await wary.until_ended(await wary.submit("run"))
+        assert refused.status is TaskStatus.FAILED
+        assert re.search(r"601 s.*600 s .*\[client\] max_challenge_s", refused.message)
+        assert wary.channels.all() == ()
+        task = await calm.until_ended(await calm.submit("run"))
+        assert task.status is TaskStatus.COMPLETED
+        assert calm.channels.all()[0].challenge_s == 601

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, cast
 
 import trio
 from fake_world import FakeNode, World, fake_world
@@ -10,6 +11,7 @@ from fake_world import FakeNode, World, fake_world
 from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Pause
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused
+from robocompute_protocol.identifiers import Address, to_base58
 from robocompute_protocol.money import MicroUnits
 
 if TYPE_CHECKING:
@@ -106,6 +108,38 @@ async def test_a_refusal_that_is_not_of_the_vouchers_making_is_told(
         await earn(world, provider, "client")
         await trio.sleep(10)
         assert provider.settler.summary()["refused"] == ["paused"]
+
+
+async def test_a_provider_without_sol_says_where_to_send_it_tries_ever_less_often_and_settles_then(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        tried: list[float] = []
+
+        def note(name: str) -> ChainError | None:
+            if name == "settle":
+                tried.append(trio.current_time())
+            return None
+
+        world.chain.fault = note
+        provider = await world.provider(
+            script=lambda _: (Pause(1_000),), settle_after_s=0.0, min_challenge_s=9_600
+        )
+        await world.start(provider)
+        purse = Address(provider.key.node_key)
+        sol, world.chain.ledger.lamports[purse] = world.chain.ledger.lamports[purse], 0
+        (client,) = await earn(world, provider, "client")
+        await trio.sleep(300)
+        (said,) = cast("list[str]", provider.settler.summary()["refused"])
+        assert said == f"the node's key has no SOL for the fee: send some to {to_base58(purse)}"
+        pauses = [later - sooner for sooner, later in pairwise(tried)]
+        assert [round(pause / 30) for pause in pauses] == [1, 2, 4]
+        assert settled(world) == 0
+        world.chain.ledger.lamports[purse] = sol
+        await trio.sleep(300)
+        assert provider.settler.summary()["refused"] == []
+        payee = world.check_agreed(client, provider)
+        assert payee.settled == payee.ledger.owed > 0
 
 
 async def test_four_channels_settle_in_two_transactions(

@@ -27,7 +27,7 @@ def _client(data: Path) -> RestClient:
 @data_option
 @json_option
 @click.option("--check", is_flag=True, help="Exit with 1 where an alarm stands.")
-def status_command(data: Path, as_json: bool, check: bool) -> None:
+def status_command(data: Path, as_json: bool, check: bool) -> int:
     """Show the running node of DIR: itself, peers, offers, chain, balances and jobs.
 
     While the chain does not answer, the balances are missing and "chain" says what is waited for.
@@ -35,8 +35,7 @@ def status_command(data: Path, as_json: bool, check: bool) -> None:
     client = _client(data)
     node = client.get("/node")
     _say_status(client, node, as_json=as_json)
-    if check and node["alarms"]:
-        raise SystemExit(1)
+    return 1 if check and node["alarms"] else 0
 
 
 def _say_status(client: RestClient, node: dict[str, Any], *, as_json: bool) -> None:
