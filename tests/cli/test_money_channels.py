@@ -186,6 +186,14 @@ def test_every_wallet_command_drafts_one_transaction_and_moves_nothing(
     assert (client.held(), provider.held()) == before
 
 
+def test_only_a_provider_settles_whether_its_node_runs_or_not(
+    client: Owner, provider: Owner
+) -> None:
+    assert "role provider" in client.refused("earnings", "settle")
+    status, out, _ = provider.types("earnings", "settle")
+    assert (status, out) == (0, "Nothing waits: all that is owed is settled.\n")
+
+
 def test_nothing_is_made_in_the_folder_of_a_node_that_never_ran(client: Owner) -> None:
     client.json("channels")
     client.json("invoices")

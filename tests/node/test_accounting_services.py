@@ -102,6 +102,30 @@ async def test_a_payer_closes_through_its_running_node_and_has_the_rest_back(
         world.check_money()
 
 
+async def test_a_closed_channel_says_what_was_settled_and_holds_no_credit_any_more(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client, provider = await pair(world)
+        cost = await run_job(client)
+        channel = client.channel_with(provider)
+        assert channel.ledger.credit > 0
+        await provider.settler.settle_everything()
+        await client.money.close_channel(to_base58(channel.channel))
+        closing: Any = await client.money.invoices()
+        assert closing["totals"]["credit"] == "0.000000"  # no next job is paid over it
+        await trio.sleep(700)
+        for node in (client, provider):
+            told: Any = await node.money.channels()
+            (row,) = told["channels"]
+            assert (row["state"], row["settled"]) == ("closed", format_amount(cost))
+            assert row["credit"] == row["unsettled"] == "0.000000"
+        invoiced: Any = await client.money.invoices()
+        earned: Any = await provider.money.earnings()
+        assert invoiced["totals"]["credit"] == earned["totals"]["credit"] == "0.000000"
+        assert invoiced["totals"]["invoiced"] == format_amount(cost)
+
+
 async def test_a_payee_settles_first_and_takes_no_job_on_a_channel_it_closes(
     tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robocompute_node.cli.money import (
+    Done,
     ask,
     move,
     unsigned_option,
@@ -49,15 +50,21 @@ def channels_command(context: click.Context, data: Path, everything: bool, as_js
     if context.invoked_subcommand is not None:
         return
     told = with_accounts(data, _listed)
-    rows = [row for row in told["channels"] if everything or row["state"] != "closed"]
+    rows = [
+        row for row in told["channels"] if everything or row["state"] != "closed" or row["alarm"]
+    ]
     if as_json:
         say_json({**told, "channels": rows})
         return
+    for alarm in told["alarms"]:
+        if alarm["channel"] is None:
+            say(f"! {alarm['kind']}: {alarm['text']}")
     if not rows:
         say("No channels: nothing of this wallet's money is locked in one, and none pays it.")
         return
     head = ["channel", "role", "peer", "state", "deposit", "voucher", "settled", "unsettled"]
-    say_table([[str(row[key]) for key in head] for row in rows], head=head)
+    cells = [["" if row[key] is None else str(row[key]) for key in head] for row in rows]
+    say_table(cells, head=head)
     for row in rows:
         if row["close_at"]:
             say(f"{row['channel']} closes at {row['close_at']}")
@@ -114,16 +121,17 @@ def close(
     async def begin(accounts: MoneyApi, _config: NodeConfig) -> dict[str, Any]:
         return dict(await accounts.close_channel(channel))
 
-    async def request(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.chain.request_close(view)
+    async def request(purse: Purse, _config: NodeConfig) -> Done:
+        return Done(sent=await purse.chain.request_close(view), told="asked to close")
 
-    async def close_now(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.chain.close_by_payee(view)
+    async def close_now(purse: Purse, _config: NodeConfig) -> Done:
+        return Done(sent=await purse.chain.close_by_payee(view), told="settled and closed")
 
     view, pays = with_purse(data, Use.READ, look)
-    ask(f"Close the channel {channel}, so that no job is paid over it any more", yes=yes)
+    drafts = pays and unsigned is not None  # the payee settles first, which moves money
+    ask(f"Close the channel {channel}, so that no job is paid over it any more", yes=yes or drafts)
     if pays and (with_wallet or unsigned is not None):
-        move(data, request, told="asked to close", unsigned=unsigned, as_json=as_json)
+        move(data, request, unsigned=unsigned, as_json=as_json)
         return
     told = with_accounts(data, begin)
     if not pays:
@@ -132,7 +140,7 @@ def close(
                 f"{told['unsettled']} could not be settled and would be lost: try again once "
                 "`robocompute-node earnings settle` went through"
             )
-        move(data, close_now, told="settled and closed", unsigned=unsigned, as_json=as_json)
+        move(data, close_now, unsigned=unsigned, as_json=as_json)
     elif as_json:
         say_json(told)
     else:
@@ -159,6 +167,39 @@ def finalize(data: Path, channel: str, as_json: bool) -> None:
         say_json({"signature": sent.signature, "slot": sent.slot})
     else:
         say(f"closed, the rest is back in its payer's balance; transaction {sent.signature}")
+
+
+@channels_command.command("accept")
+@click.argument("name", metavar="ID|ALARM")
+@yes_option
+@inner_data_option
+@json_option
+def accept(data: Path, name: str, yes: bool, as_json: bool) -> None:
+    """Take what an alarm tells as it is, and end it.
+
+    ID is a channel with an alarm: it is used again. ALARM is one of the wallet's: balance_low,
+    slashed or nonce_back. What the chain holds now is right from then on, and only more of the same
+    is an alarm again.
+    """
+
+    async def end(accounts: MoneyApi, _config: NodeConfig) -> dict[str, Any]:
+        return dict(await accounts.accept_alarms(name))
+
+    standing = [
+        alarm
+        for alarm in with_accounts(data, _listed)["alarms"]
+        if name == (alarm["channel"] or alarm["kind"])
+    ]
+    if not as_json:
+        for alarm in standing:
+            say(f"! {alarm['kind']}: {alarm['text']}")
+    if standing:
+        ask(f"Accept this on {name} as it is, so that it is no alarm any more", yes=yes)
+    told = with_accounts(data, end)
+    if as_json:
+        say_json(told)
+    else:
+        say(f"accepted: {', '.join(alarm['kind'] for alarm in told['accepted'])}")
 
 
 async def _listed(accounts: MoneyApi, _config: NodeConfig) -> dict[str, Any]:

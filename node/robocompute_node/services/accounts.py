@@ -13,12 +13,13 @@ from robocompute_node.accounting import ChannelStory
 from robocompute_node.accounting_bills import Bill, LineState, Receipted, bills_of
 from robocompute_node.api.port import InvalidRequest
 from robocompute_node.api.views import iso
-from robocompute_node.services.chain_books import read_books
+from robocompute_node.core.reconciling import Kind
+from robocompute_node.services.chain_books import final_total, read_books
 from robocompute_node.services.channels import CHANNELS, ChannelPhase, ChannelRecord
 from robocompute_node.services.earnings import EARNINGS, EarningRecord
 from robocompute_node.services.lettings import LETTINGS
 from robocompute_node.services.rebuilt import REBUILT, SHOWN
-from robocompute_node.services.reconciler import ALARMS
+from robocompute_node.services.reconciler import ACCEPTED, ALARMS, BASE, Alarm, accept, told
 from robocompute_node.services.rental_book import RENTALS
 from robocompute_protocol import codec, limits
 from robocompute_protocol.errors import ChainRefused
@@ -34,7 +35,7 @@ from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.receipts import receipt_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
@@ -70,7 +71,9 @@ class Accounts:
         config: NodeConfig,
         channels: ChannelKeeper,
         paid: Paid | None,
+        accepts: Callable[[ChannelId | str], tuple[Alarm, ...]] | None = None,
     ) -> None:
+        """``accepts`` is the reconciler's, where one runs; else the store alone is changed."""
         self._store = store
         self._chain = chain
         self._clock = clock
@@ -79,7 +82,12 @@ class Accounts:
         self._currency = "USDC"
         self._channels = channels
         self._paid_side = paid
-        store.declare(CHANNELS, RENTALS, EARNINGS, LETTINGS, REBUILT, SHOWN, ALARMS)
+        self._is_provider = config.is_provider
+        self._final: dict[ChannelId, MicroUnits] = {}
+        """Of closed channels, read from the chain's history once: they do not change any more."""
+        store.declare(CHANNELS, RENTALS, EARNINGS, LETTINGS, REBUILT, SHOWN)
+        store.declare(ALARMS, ACCEPTED, BASE)
+        self._accepts = accepts or (lambda what: accept(store, what))
 
     # --- channels -------------------------------------------------------------------------------
 
@@ -88,6 +96,7 @@ class Accounts:
         paying = {ChannelId(key): record for key, record in self._store.all(CHANNELS)}
         paid = {ChannelId(key): record for key, record in self._store.all(EARNINGS)}
         raised = {alarm.channel: alarm.text for _, alarm in self._store.all(ALARMS)}
+        await self._learn_final(views.keys(), paying.values())
         rows = [
             self._paying(views.get(name), paying.get(name))
             for name in sorted({*views, *paying})
@@ -101,12 +110,37 @@ class Accounts:
         for row in rows:
             name = ChannelId(bytes(address_from_base58(str(row["channel"]))))
             row["alarm"] = raised.get(name) or row["alarm"]
-        return {"wallet_address": to_base58(self._wallet), "channels": rows}
+        alarms = told(alarm for _, alarm in self._store.all(ALARMS))
+        return {"wallet_address": to_base58(self._wallet), "channels": rows, "alarms": alarms}
+
+    async def accept_alarms(self, name: str) -> Mapping[str, object]:
+        accepted = self._accepts(name if name in set(Kind) else _channel(name))
+        if not accepted:
+            raise InvalidRequest(
+                f"no alarm stands on {name}: `robocompute-node channels` has them"
+            )
+        return {"accepted": told(accepted)}
+
+    async def _learn_final(
+        self, there: Collection[ChannelId], paying: Iterable[ChannelRecord]
+    ) -> None:
+        for record in paying:
+            name = record.channel
+            if name in there or record.phase is ChannelPhase.OPENING:
+                self._final.pop(name, None)  # a close may be undone while it is only confirmed
+            elif name not in self._final:
+                settled = await final_total(self._chain, name)
+                if settled is not None:
+                    self._final[name] = settled
 
     def _paying(self, view: ChannelView | None, known: ChannelRecord | None) -> dict[str, object]:
         state = _state(view, None if known is None else known.phase.value)
         promised = NOTHING if known is None else known.ledger.cumulative
-        settled = NOTHING if view is None else view.settled
+        settled: MicroUnits | None = NOTHING
+        if view is not None:
+            settled = view.settled
+        elif state == ChannelPhase.CLOSED and known is not None:
+            settled = self._final.get(known.channel)
         alarm = ""
         if known is None:
             alarm = "not in this node's store: close it, or `robocompute-node chain recover`"
@@ -121,9 +155,9 @@ class Accounts:
             "peer_node": None if known is None else to_base58(known.payee_node),
             "voucher": format_amount(promised),
             "sequence": 0 if known is None else known.ledger.sequence,
-            "settled": format_amount(settled),
-            "unsettled": format_amount(max(0, promised - settled) if view is not None else 0),
-            "credit": format_amount(0 if known is None else known.ledger.credit),
+            "settled": None if settled is None else format_amount(settled),
+            "unsettled": format_amount(max(0, promised - view.settled) if view is not None else 0),
+            "credit": _credit(known, state),
         }
 
     def _paid(self, view: ChannelView | None, known: EarningRecord | None) -> dict[str, object]:
@@ -149,7 +183,7 @@ class Accounts:
             "sequence": 0 if known is None else known.ledger.sequence,
             "settled": format_amount(settled),
             "unsettled": format_amount(unsettled),
-            "credit": format_amount(0 if known is None else known.ledger.credit),
+            "credit": _credit(known, state),
         }
 
     async def close_channel(self, channel: str) -> Mapping[str, object]:
@@ -210,7 +244,7 @@ class Accounts:
 
     async def settle(self) -> Mapping[str, object]:
         """Raises: ChainError when the chain does not take it; it stays in the outbox."""
-        if self._paid_side is None:
+        if self._paid_side is None or not self._is_provider:
             raise InvalidRequest(
                 "this node earns nothing: add the role provider to [node] roles in its config.toml"
             )
@@ -224,7 +258,12 @@ class Accounts:
             "settled_channels": [to_base58(name) for name in done],
             "transactions": sorted({record.settlement for record in records}),
             "waiting": [
-                {"channel": to_base58(name), "why": due.refused or "the chain did not take it"}
+                {
+                    "channel": to_base58(name),
+                    "why": self._paid_side.settler.why_waits(name)
+                    or due.refused
+                    or "the chain did not take it",
+                }
                 for name, due in left.items()
             ],
         }
@@ -263,7 +302,7 @@ class Accounts:
                 "fees": format_amount(fees),
                 "net": format_amount(settled - fees),
                 "unsettled": format_amount(unsettled),
-                "credit": format_amount(sum(r.ledger.credit for r in records.values())),
+                "credit": _usable(books, records),
             },
             "lines": lines,
         }
@@ -310,7 +349,7 @@ class Accounts:
             **self._head(books),
             "totals": {
                 "invoiced": format_amount(total),
-                "credit": format_amount(sum(r.ledger.credit for r in records.values())),
+                "credit": _usable(books, records),
             },
             "invoices": invoices,
         }
@@ -365,6 +404,17 @@ def _state(view: ChannelView | None, stored: str | None) -> str:
     if view is not None:
         return "closing" if view.closing else "open"
     return stored if stored == ChannelPhase.OPENING else "closed"
+
+
+def _credit(known: ChannelRecord | EarningRecord | None, state: str) -> str:
+    """Prepaid and not used; what a closed channel had went back to its payer."""
+    return format_amount(NOTHING if known is None or state == "closed" else known.ledger.credit)
+
+
+def _usable(books: ChainBooks, records: Mapping[ChannelId, ChannelRecord | EarningRecord]) -> str:
+    """The credit that jobs still can use: that of the channels which are there and stay."""
+    open_ = [name for name, view in books.channels.items() if not view.closing]
+    return format_amount(sum(records[name].ledger.credit for name in open_ if name in records))
 
 
 def _common(

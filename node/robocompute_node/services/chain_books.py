@@ -9,12 +9,13 @@ import trio
 
 from robocompute_node.accounting import Difference, Journal, differences, journal_of
 from robocompute_protocol.identifiers import Address, ChannelId
-from robocompute_settlement.events import ChannelOpened, Settled
+from robocompute_settlement.events import ChannelClosed, ChannelOpened, Settled
 from robocompute_settlement.port import Commitment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from robocompute_protocol.money import MicroUnits
     from robocompute_settlement.port import (
         BalanceView,
         ChainRecord,
@@ -65,6 +66,19 @@ async def read_books(
         await trio.sleep(LOOK_AGAIN_S)
         books = await _read_once(chain, owner, mint, named, at)
     return books
+
+
+async def final_total(chain: Settlement, channel: ChannelId) -> MicroUnits | None:
+    """Return what a closed channel had settled in the end; None where the history lacks its close.
+
+    Raises:
+        ChainError: the chain does not answer.
+    """
+    for record in reversed(await _history(chain, Address(channel), Commitment.CONFIRMED)):
+        for event in record.events:
+            if isinstance(event, ChannelClosed) and event.channel == channel:
+                return event.settled
+    return None
 
 
 async def _read_once(
