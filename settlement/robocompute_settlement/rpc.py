@@ -25,6 +25,8 @@ SEND_GRACE_S: Final = 0.5
 """Once one endpoint has a transaction, how long the others have to take it too."""
 FINALITY_SLOTS: Final = 32
 """Slots by which a node's final state lags its newest."""
+BLOCKHASH_BLOCKS: Final = 150
+"""Blocks after the one that a transaction names which may take it."""
 MAX_FEE_ACCOUNTS: Final = 128
 """Accounts that one request for recent fees may name."""
 
@@ -308,7 +310,8 @@ class Rpc:
         """Search all endpoints for a transaction, in full.
 
         Returns its status; or ``True`` when it can never land: a final block is above the last
-        height that takes it, and it is in none up to there; or ``False`` when it still may.
+        height that takes it, and it is in none up to there; or ``False`` when it still may, or
+        when no endpoint remembers every block that could have taken it.
 
         Raises:
             ChainBusy: no endpoint can tell.
@@ -331,13 +334,38 @@ class Rpc:
                 status = _status(answer)
                 if status is not None:
                     return status
-                over = over or _is_over(epoch, answer, last_valid_height)
                 asked = True
+                if not over and _is_over(epoch, answer, last_valid_height):
+                    over = await self._remembers(standing, last_valid_height - BLOCKHASH_BLOCKS)
             except (Unanswered, ErrorAnswer, ChainBusy) as exc:
                 failure = ChainBusy(f"no answer about a transaction: {exc}")
         if not asked:
             raise failure
         return over
+
+    async def _remembers(self, standing: Standing, height: int) -> bool:
+        """Whether the endpoint still has the block of this height, and all after it.
+
+        Raises:
+            ChainBusy, ErrorAnswer, Unanswered: it does not say.
+        """
+        first = _integer(
+            await self._endpoints.ask_one(standing, "getFirstAvailableBlock", urgent=True)
+        )
+        if first <= height:  # a block's height is its slot's number at most
+            return True
+        options = {
+            "commitment": Commitment.FINALIZED.value, "transactionDetails": "none",
+            "rewards": False, "maxSupportedTransactionVersion": 0,
+        }  # fmt: skip
+        block = await self._endpoints.ask_one(
+            standing, "getBlock", first, urgent=True, options=options
+        )
+        match block:
+            case {"blockHeight": int(oldest)}:
+                return oldest <= height
+            case _:
+                raise _malformed("getBlock")
 
     async def request_airdrop(self, address: bytes, lamports: int) -> str:
         """Ask a test chain's faucet for SOL; returns the transfer's signature."""

@@ -120,6 +120,8 @@ class ModelNode(httpx.AsyncBaseTransport):
     refusal: Any = None
     """What a simulation ends in, as a transaction error."""
     fees: tuple[int, ...] = ()
+    keeps: int = 10**9
+    """Slots of the past that it remembers."""
 
     def endpoint(self, *, requests_per_s: float = 1e6) -> Endpoint:
         """The endpoint that asks this node."""
@@ -204,6 +206,15 @@ class ModelNode(httpx.AsyncBaseTransport):
     def _getEpochInfo(self, _params: Any, slot: int) -> Any:
         return {"absoluteSlot": slot, "blockHeight": self.chain.height(slot)}
 
+    def _first(self, slot: int) -> int:
+        return max(0, slot - self.keeps)
+
+    def _getFirstAvailableBlock(self, _params: Any, slot: int) -> Any:
+        return self._first(slot)
+
+    def _getBlock(self, params: Any, _slot: int) -> Any:
+        return {"blockHeight": self.chain.height(params[0])}
+
     def _getLatestBlockhash(self, _params: Any, slot: int) -> Any:
         value = {
             "blockhash": base58.b58encode(self.chain.blockhash(slot)).decode(),
@@ -226,7 +237,7 @@ class ModelNode(httpx.AsyncBaseTransport):
         statuses: list[Any] = []
         for signature in params[0]:
             landed = self.chain.landed.get(signature)
-            if landed is None or landed > slot:
+            if landed is None or not self._first(slot) <= landed <= slot:
                 statuses.append(None)
                 continue
             sure = "finalized" if landed <= slot - FINAL_SLOTS else "confirmed"

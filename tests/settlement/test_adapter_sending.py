@@ -185,6 +185,36 @@ async def test_an_endpoint_that_is_not_reached_is_busy_and_nothing_was_sent(
     assert at.landed() == set()
 
 
+async def test_an_endpoint_that_has_forgotten_the_time_does_not_say_that_nothing_was_paid(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    at = desk(0, 0)
+    short, long = at.cluster
+    short.keeps = 1_000
+    assert isinstance(await at.pay(), Sent)
+    (attempt,) = at.journal
+    await trio.sleep(PATIENCE_S)  # 1,500 slots
+    long.always = Trick.UNREACHABLE
+    assert await at.sender.outcome(attempt) is Outcome.PENDING
+    long.always = Trick.HONEST
+    assert await at.sender.outcome(attempt) is Outcome.LANDED
+    long.always = Trick.UNREACHABLE
+    short.spoil("sendTransaction", *[Trick.FORGETS] * 1_000)
+    await at.pay()
+    dropped = at.journal[1]
+    assert at.landed() == {attempt.signature}
+    # Its slots are later by a tenth than its heights: only the oldest block's own height tells.
+    short.keeps = at.chain.slot() - dropped.last_valid_height + 120
+    assert at.chain.slot() - short.keeps > dropped.last_valid_height - 150
+    assert await at.sender.outcome(dropped) is Outcome.NEVER
+    short.keeps = 40
+    assert await at.sender.outcome(dropped) is Outcome.PENDING
+    short.keeps = 10**9
+    short.spoil("getFirstAvailableBlock", Trick.HTML)
+    assert await at.sender.outcome(dropped) is Outcome.PENDING
+    assert await at.sender.outcome(dropped) is Outcome.NEVER
+
+
 async def test_what_fails_on_chain_after_all_is_refused(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
