@@ -11,8 +11,10 @@ import trio
 from money_world import CHALLENGE_S, Owner, found_owner, open_channel, settle
 from settlement_chains import ChainWorld, embedded_world
 
+from robocompute_node.services.earnings import EARNINGS, EarningRecord
 from robocompute_node.store import Store
 from robocompute_protocol.identifiers import to_base58
+from robocompute_protocol.vouchers import PayeeLedger
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -80,6 +82,29 @@ def test_the_payee_closes_at_once_with_its_wallet(client: Owner, provider: Owner
     assert client.json("channels")["channels"] == []
 
 
+def test_a_payee_whose_wallet_is_elsewhere_is_told_before_it_refuses_any_job(
+    client: Owner, provider: Owner, tmp_path: Path
+) -> None:
+    view = open_channel(client, provider, 10_000_000)
+    store = Store(provider.config.store_dir)
+    store.declare(EARNINGS)
+    record = EarningRecord(
+        channel=view.channel, payer=view.payer, payee=view.payee, mint=view.mint,
+        voucher_key=view.voucher_key, challenge_s=view.challenge_s, deposit=view.deposit,
+        ledger=PayeeLedger(channel=view.channel),
+    )  # fmt: skip
+    with store.transaction() as txn:
+        txn.put(EARNINGS, view.channel, record)
+    store.close()
+    provider.config.wallet_path.rename(tmp_path / "elsewhere.json")
+    provider.refused("channels", "close", to_base58(view.channel), "--yes")
+    store = Store(provider.config.store_dir)
+    store.declare(EARNINGS)
+    kept = store.get(EARNINGS, view.channel)
+    store.close()
+    assert kept == record
+
+
 def test_a_payer_whose_node_key_may_not_act_any_more_closes_with_the_wallet(
     client: Owner, provider: Owner
 ) -> None:
@@ -113,6 +138,11 @@ def test_what_the_chain_alone_knows_is_earned_and_invoiced_by_transaction(
     (unexplained,) = invoiced["invoices"]
     assert unexplained["agreement"] is None
     assert [line["transaction"] for line in unexplained["lines"]] == [first, second]
+    for command, total in (("earnings", "earned"), ("invoices", "invoiced")):
+        owner = provider if command == "earnings" else client
+        assert owner.json(command, "--until", "9999-01-01")["totals"][total] == "2.500000"
+        assert owner.json(command, "--since", "9999-01-01")["totals"][total] == "0.000000"
+        assert "From 9999-01-01 on 0.000000" in owner.types(command, "--since", "9999-01-01")[1]
     table = tmp_path / "earned.csv"
     assert provider.types("earnings", "--csv", str(table))[0] == 0
     rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -184,6 +214,19 @@ def test_every_wallet_command_drafts_one_transaction_and_moves_nothing(
         assert told["signature"] is None
         assert told["signer"] == to_base58(owner.wallet)
     assert (client.held(), provider.held()) == before
+
+
+@pytest.mark.parametrize("command", ["earnings", "invoices"])
+def test_only_days_of_the_calendar_in_their_order_are_taken(command: str, client: Owner) -> None:
+    for option in ("--since", "--until"):
+        for text in ("foo", "2026-13-45", "2026-1-31", "20260131", "2026-01-31T00:00:00Z", ""):
+            status, _, err = client.types(command, option, text)
+            assert (status, err.count("\n")) == (2, 1)
+            assert "is not a date (like 2026-01-31)" in err
+    for until in ("2026-01-31", "2026-01-30"):
+        status, _, err = client.types(command, "--since", "2026-01-31", "--until", until)
+        assert status == 2
+        assert "is not after --since" in err
 
 
 def test_only_a_provider_settles_whether_its_node_runs_or_not(

@@ -9,7 +9,16 @@ import trio
 from fake_world import USDC, FakeNode, World, fake_world
 
 from robocompute_node.api.port import InvalidRequest, TaskStatus
-from robocompute_node.core.ledger_lines import COLUMNS, date_of, grouped, row_of
+from robocompute_node.core.ledger_lines import (
+    COLUMNS,
+    date_of,
+    earned_of,
+    grouped,
+    invoiced_of,
+    invoices_within,
+    row_of,
+    within,
+)
 from robocompute_node.executor.fake import Pause
 from robocompute_protocol.errors import ChainRefused
 from robocompute_protocol.identifiers import address_from_base58, to_base58
@@ -232,3 +241,34 @@ def test_lines_are_added_up_by_what_is_asked_for_and_exported_whole() -> None:
     row = dict(zip(COLUMNS, row_of(later, "USDC"), strict=True))
     assert row["date"] == date_of(later) == "2026-02-01T00:00:00.000Z"
     assert (row["currency"], row["job"], row["transaction"]) == ("USDC", "", "T")
+
+
+def test_totals_are_of_the_days_that_are_shown() -> None:
+    line: dict[str, Any] = {
+        "settled_at": "2026-02-01T00:00:00.000Z", "state": "settled", "amount": "1.000000",
+        "fee": "0.010000", "net": "0.990000",
+    }  # fmt: skip
+    later = line | {"settled_at": "2026-02-03T08:00:00.000Z", "amount": "2.000000"}
+    undated = line | {"settled_at": None, "state": "settled_unseen", "amount": "4.000000"}
+    job = line | {"settled_at": None, "state": "unsettled", "amount": "8.000000"}
+    invoices: list[dict[str, Any]] = [
+        {"ended_at": None, "lines": [line, later, undated]},
+        {"ended_at": "2026-02-02T23:59:59.000Z", "lines": [job]},
+        {"ended_at": "2026-02-03T00:00:00.000Z", "lines": []},
+    ]
+    for since, until, amounts, total in (
+        ("", "", ["7.000000", "8.000000", "0.000000"], "15.000000"),
+        ("2026-02-02", "", ["2.000000", "8.000000", "0.000000"], "10.000000"),
+        ("2026-02-02", "2026-02-03", ["8.000000"], "8.000000"),
+        ("", "2026-02-02", ["1.000000"], "1.000000"),
+        ("2026-02-04", "", [], "0.000000"),
+    ):
+        chosen = invoices_within(invoices, since, until)
+        assert [each["amount"] for each in chosen] == amounts
+        assert invoiced_of(chosen) == total
+        lines = [{**each, **one} for each in invoices for one in each["lines"]]
+        assert earned_of(within(lines, since, until))["earned"] == total
+    assert earned_of([{"ended_at": None, **line}, {"ended_at": None, **job}]) == {
+        "earned": "9.000000", "settled": "1.000000", "fees": "0.010000", "net": "0.990000",
+        "unsettled": "8.000000",
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,16 @@ import click
 
 from robocompute_node.cli.money import with_accounts, write_new
 from robocompute_node.cli.options import data_option, inner_data_option, json_option
-from robocompute_node.cli.output import say, say_json, say_table
-from robocompute_node.core.ledger_lines import COLUMNS, GROUPS, date_of, grouped, row_of, shown
+from robocompute_node.cli.output import counted, say, say_json, say_table
+from robocompute_node.core.ledger_lines import (
+    COLUMNS,
+    GROUPS,
+    earned_of,
+    grouped,
+    row_of,
+    shown,
+    within,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,10 +36,45 @@ csv_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write every line with its evidence to FILE, for taxes and bookkeeping.",
 )
+
+
+class DayType(click.ParamType[str]):
+    """A day of the calendar as YYYY-MM-DD, which days in the books are compared with as text."""
+
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            day = date.fromisoformat(value)
+        except ValueError:
+            day = None
+        if day is None or day.isoformat() != value:
+            self.fail(f"{value!r} is not a date (like 2026-01-31)", param, ctx)
+        return value
+
+
 since_option = click.option(
-    "--since", metavar="DATE", default="", help="From this day on (like 2026-01-31)."
+    "--since", metavar="DATE", type=DayType(), help="From this day on (like 2026-01-31)."
 )
-until_option = click.option("--until", metavar="DATE", default="", help="Before this day.")
+until_option = click.option("--until", metavar="DATE", type=DayType(), help="Before this day.")
+
+
+def days_of(since: str | None, until: str | None) -> tuple[str, str]:
+    """Return the days that were asked for, as the books take them; empty where none was named."""
+    if since is not None and until is not None and since >= until:
+        raise click.BadParameter(
+            f"{until} is not after --since {since}: it is the first day that is not shown",
+            param_hint="--until",
+        )
+    return since or "", until or ""
+
+
+def days_text(since: str, until: str) -> str:
+    """Say which days a total is of."""
+    if not since and not until:
+        return "In all"
+    words = [f"from {since} on"] if since else []
+    return " ".join([*words, f"before {until}"] if until else words).capitalize()
 
 
 @click.group("earnings", invoke_without_command=True)
@@ -45,17 +89,22 @@ def earnings_command(
     context: click.Context,
     data: Path,
     by: str,
-    since: str,
-    until: str,
+    since: str | None,
+    until: str | None,
     csv_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what the node of DIR earned, from receipts and the chain; or settle it."""
+    """Show what the node of DIR earned, from receipts and the chain; or settle it.
+
+    Totals are of the days that are shown; credit is what is there now.
+    """
     context.obj = data
     if context.invoked_subcommand is not None:
         return
+    days = days_of(since, until)
     told = with_accounts(data, _earnings)
-    lines = within(told["lines"], since, until)
+    lines = within(told["lines"], *days)
+    totals = {**told["totals"], **earned_of(lines)}
     if csv_file is not None:
         write_new(csv_file, csv_of(lines, told["currency"]))
     if as_json:
@@ -70,19 +119,18 @@ def earnings_command(
             }
             for total in grouped(lines, by)
         ]
-        say_json({**told, "lines": lines, "groups": groups})
+        say_json({**told, "totals": totals, "lines": lines, "groups": groups})
         return
     if csv_file is not None:
-        say(f"{len(lines)} lines in {csv_file}")
+        say(f"{counted(len(lines), 'line')} in {csv_file}")
     say(f"Wallet {told['wallet_address']}, {told['currency']}")
     head = [by, "settled", "fees", "net", "not settled"]
     say_table([shown(total) for total in grouped(lines, by)], head=head)
-    totals = told["totals"]
     say(
-        f"In all {totals['earned']} earned: {totals['settled']} settled, less {totals['fees']} of "
+        f"{days_text(*days)} {totals['earned']} earned: {totals['settled']} settled, less {totals['fees']} of "
         f"fees {totals['net']}; {totals['unsettled']} not settled yet"
     )
-    say(f"Credit of clients, prepaid and not used: {totals['credit']}")
+    say(f"Credit of clients, prepaid and not used now: {totals['credit']}")
     say_gaps(told)
 
 
@@ -98,7 +146,7 @@ def settle(data: Path, as_json: bool) -> None:
     if not told["settled_channels"] and not told["waiting"]:
         say("Nothing waits: all that is owed is settled.")
     elif told["settled_channels"]:
-        say(f"{len(told['settled_channels'])} channels settled")
+        say(f"{counted(len(told['settled_channels']), 'channel')} settled")
     for transaction in told["transactions"]:
         say(f"  transaction {transaction}")
     for each in told["waiting"]:
@@ -111,13 +159,6 @@ async def _earnings(accounts: MoneyApi, _config: NodeConfig) -> dict[str, Any]:
 
 async def _settle(accounts: MoneyApi, _config: NodeConfig) -> dict[str, Any]:
     return dict(await accounts.settle())
-
-
-def within(lines: Iterable[Mapping[str, Any]], since: str, until: str) -> list[Mapping[str, Any]]:
-    """Return the lines of some days; ISO dates are in order as text."""
-    return [
-        line for line in lines if date_of(line) >= since and (not until or date_of(line) < until)
-    ]
 
 
 def csv_of(lines: Iterable[Mapping[str, Any]], currency: str) -> bytes:

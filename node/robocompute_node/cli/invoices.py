@@ -10,14 +10,16 @@ import click
 from robocompute_node.cli.earnings import (
     csv_of,
     csv_option,
+    days_of,
+    days_text,
     say_gaps,
     since_option,
     until_option,
-    within,
 )
 from robocompute_node.cli.money import with_accounts, write_new
 from robocompute_node.cli.options import data_option, json_option
-from robocompute_node.cli.output import say, say_json, say_table
+from robocompute_node.cli.output import counted, say, say_json, say_table
+from robocompute_node.core.ledger_lines import invoiced_of, invoices_within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,24 +38,25 @@ if TYPE_CHECKING:
 @data_option
 @json_option
 def invoices_command(
-    data: Path, since: str, until: str, csv_file: Path | None, out: str | None, as_json: bool
+    data: Path,
+    since: str | None,
+    until: str | None,
+    csv_file: Path | None,
+    out: str | None,
+    as_json: bool,
 ) -> None:
-    """Show one invoice for each agreement that the node of DIR rented by."""
+    """Show one invoice for each agreement that the node of DIR rented by.
+
+    Totals are of the days that are shown; credit is what is there now.
+    """
     from pathlib import Path
 
+    days = days_of(since, until)
     told = with_accounts(data, _invoices)
-    lines = within(
-        [{**invoice, **line} for invoice in told["invoices"] for line in invoice["lines"]],
-        since,
-        until,
-    )
-    agreements = {(line["channel"], line["agreement"]) for line in lines}
-    chosen = [
-        each
-        for each in told["invoices"]
-        if (each["channel"], each["agreement"]) in agreements or not (since or until)
-    ]
-    told["invoices"] = chosen
+    chosen = invoices_within(told["invoices"], *days)
+    lines = [{**invoice, **line} for invoice in chosen for line in invoice["lines"]]
+    totals = {**told["totals"], "invoiced": invoiced_of(chosen)}
+    told |= {"totals": totals, "invoices": chosen}
     if csv_file is not None:
         write_new(csv_file, csv_of(lines, told["currency"]))
     if out is not None:
@@ -61,6 +64,10 @@ def invoices_command(
     if as_json:
         say_json(told)
         return
+    if csv_file is not None:
+        say(f"{counted(len(lines), 'line')} in {csv_file}")
+    if out is not None:
+        say(f"{counted(len(chosen), 'invoice')} in {out}")
     say(f"Wallet {told['wallet_address']}, {told['currency']}")
     head = ["ended", "task", "provider", "cause", "amount", "settled", "not settled"]
     rows = [
@@ -76,8 +83,8 @@ def invoices_command(
         for each in chosen
     ]
     say_table(rows, head=head)
-    totals = told["totals"]
-    say(f"In all {totals['invoiced']}; credit that the next jobs use first: {totals['credit']}")
+    say(f"{days_text(*days)} {totals['invoiced']}; credit that the next jobs use first: "
+        f"{totals['credit']}")  # fmt: skip
     say_gaps(told)
 
 

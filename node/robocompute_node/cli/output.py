@@ -31,6 +31,11 @@ def say_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def counted(number: int, thing: str) -> str:
+    """Return ``1 line`` or ``2 lines``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def say_table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = ()) -> None:
     """Print columns, as wide as their widest cell."""
     lines = [list(head), *map(list, rows)] if head else [list(row) for row in rows]

@@ -53,7 +53,79 @@ def _group(line: Mapping[str, Any], by: str) -> str:
 
 def date_of(line: Mapping[str, Any]) -> str:
     """When it was earned: the end of its job or, without a receipt, its settlement."""
-    return str(line["ended_at"] or line["settled_at"] or "(unknown)")
+    return str(_day(line) or "(unknown)")
+
+
+def within(
+    lines: Iterable[Mapping[str, Any]], since: str = "", until: str = ""
+) -> list[Mapping[str, Any]]:
+    """Return the lines from the day ``since`` on and before the day ``until``.
+
+    ISO dates are in order as text. A line without a date is of no days, so only where no day is
+    named is it among them.
+    """
+    if not since and not until:
+        return list(lines)
+    return [
+        line
+        for line in lines
+        if _day(line) is not None
+        and date_of(line) >= since
+        and (not until or date_of(line) < until)
+    ]
+
+
+def invoices_within(
+    invoices: Iterable[Mapping[str, Any]], since: str = "", until: str = ""
+) -> list[dict[str, Any]]:
+    """Return the invoices of some days, with their lines and amounts of those days only.
+
+    An agreement's lines are all of the day on which its job ended; only what no receipt explains
+    is of many days, and cut.
+    """
+    chosen: list[dict[str, Any]] = []
+    for invoice in invoices:
+        dated = [{**invoice, **line} for line in invoice["lines"]]
+        kept = [
+            line
+            for line, full in zip(invoice["lines"], dated, strict=True)
+            if within([full], since, until)
+        ]
+        if kept or within([{**invoice, "settled_at": None}], since, until):
+            total = _sum("", kept)
+            chosen.append(
+                {
+                    **invoice,
+                    "amount": format_amount(total.settled + total.unsettled),
+                    "settled": format_amount(total.settled),
+                    "unsettled": format_amount(total.unsettled),
+                    "lines": kept,
+                }
+            )
+    return chosen
+
+
+def earned_of(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what lines add up to, under the names of the node's own totals."""
+    total = _sum("", list(lines))
+    return {
+        "earned": format_amount(total.settled + total.unsettled),
+        "settled": format_amount(total.settled),
+        "fees": format_amount(total.fees),
+        "net": format_amount(total.settled - total.fees),
+        "unsettled": format_amount(total.unsettled),
+    }
+
+
+def invoiced_of(invoices: Iterable[Mapping[str, Any]]) -> str:
+    """Return what invoices add up to."""
+    return format_amount(sum(parse_amount(each["amount"]) for each in invoices))
+
+
+def _day(line: Mapping[str, Any]) -> str | None:
+    """The moment that ``date_of`` shows, where one is known."""
+    found: str | None = line["ended_at"] or line["settled_at"]
+    return found
 
 
 def _sum(group: str, lines: list[Mapping[str, Any]]) -> Sum:
