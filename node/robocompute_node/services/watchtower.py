@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 import trio
 
-from robocompute_node.core.settling import Owed, Policy, batches, look_every
+from robocompute_node.core.settling import SETTLES_A_TRANSACTION, look_every
 from robocompute_node.services.conversation import hear_or_end, say
 from robocompute_node.store import Store, Table
 from robocompute_protocol.errors import ChainError, ChainRefused, RemoteProtocolError
@@ -25,7 +25,7 @@ from robocompute_protocol.messages import (
     SignedVoucher,
     TowerMessage,
 )
-from robocompute_protocol.money import MAX_AMOUNT, MicroUnits, Millis, format_amount
+from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import verify_voucher
 from robocompute_settlement.port import Commitment, SettleClaim
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
     from robocompute_node.p2p.port import FrameStream, Network
-    from robocompute_settlement.port import ChannelView, Settlement
+    from robocompute_settlement.port import Settlement
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ LEAVES_A_MINUTE: Final = 60
 MINUTE: Final = Millis(60_000)
 LEAVE_SECONDS: Final = 30.0
 """A stream that says nothing for this long is over."""
-NEVER_BY_ITSELF: Final = Policy(
-    above=MicroUnits(MAX_AMOUNT), after_ms=Millis(2**53), least=MicroUnits(MAX_AMOUNT)
-)
-"""A tower settles for a channel's close alone: the rest is the provider's own business."""
+FOUND_WAITS: Final = Millis(2_000)
+"""A closing channel waits so long for others, which then share a transaction with it."""
+NOT_CLOSING: Final = 2**63
+"""Sorts after every second at which a channel may end."""
 
 
 class HeldVoucher(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,8 @@ class Watchtower:
         self._least = config.watchtower.min_claim
         store.declare(HELD)
         self._held = {ChannelId(key): held for key, held in store.all(HELD)}
-        self._views: dict[ChannelId, ChannelView] = {}
+        self._close_at: dict[ChannelId, int] = {}
+        """In seconds, of those that close."""
         self._leaves: dict[NodeKey, tuple[int, int]] = {}
 
     def register(self, network: Network) -> None:
@@ -158,58 +159,71 @@ class Watchtower:
         """Look at every channel from time to time, and settle for those that close."""
         task_status.started()
         while True:
-            try:
-                await self._look_around()
-                await self._settle_closing()
-            except ChainError as exc:
-                log.warning("others' channels not looked after, will retry: %s", exc)
+            await self._look_around()
             waits = [look_every(held.challenge_s) for held in self._held.values()]
             await trio.sleep(min(waits, default=look_every(10**6)) / 1000)
 
     async def _look_around(self) -> None:
-        for name, held in list(self._held.items()):
-            view = await self._chain.channel(name)
-            if view is not None:
-                self._views[name] = view
-            gone = (
-                view is None and await self._chain.channel(name, at=Commitment.FINALIZED) is None
-            )
-            if gone or (view is not None and view.settled >= held.claim):
+        """Look at each channel, the one that ends next first; settle while the round goes on."""
+        found: list[ChannelId] = []
+        settle_at = Millis(0)
+        for name in sorted(self._held, key=lambda each: self._close_at.get(each, NOT_CLOSING)):
+            try:
+                if await self._is_to_settle(name):
+                    settle_at = settle_at if found else Millis(self._clock.now_ms() + FOUND_WAITS)
+                    found.append(name)
+            except ChainError as exc:
+                log.warning("channel %s not looked at: %s", to_base58(name), exc)
+            if found and (
+                len(found) == SETTLES_A_TRANSACTION or self._clock.now_ms() >= settle_at
+            ):
+                await self._settle(tuple(found))
+                found.clear()
+        if found:
+            await self._settle(tuple(found))
+
+    async def _is_to_settle(self, name: ChannelId) -> bool:
+        """Whether its payer closes it. What the voucher is of no use for any more is forgotten.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        held = self._held[name]
+        view = await self._chain.channel(name)
+        if view is None:
+            gone = await self._chain.channel(name, at=Commitment.FINALIZED) is None
+        else:
+            gone = view.settled >= held.claim
+        if gone:
+            if self._held[name] is held:  # nobody left a higher claim meanwhile
                 self._forget(name)
+            return False
+        if view is None or not view.closing:
+            self._close_at.pop(name, None)
+            return False
+        self._close_at[name] = view.close_at_s
+        return self._held[name].claim - view.settled >= self._least
 
     def _forget(self, name: ChannelId) -> None:
         with self._store.transaction() as txn:
             txn.delete(HELD, name)
         del self._held[name]
-        self._views.pop(name, None)
-
-    async def _settle_closing(self) -> None:
-        book = tuple(
-            Owed(
-                channel=name,
-                unsettled=MicroUnits(held.claim - view.settled),
-                since_ms=Millis(0),
-                challenge_s=held.challenge_s,
-                closing=view.closing,
-                close_at_s=view.close_at_s,
-            )
-            for name, held in self._held.items()
-            if (view := self._views.get(name)) is not None
-            and held.claim - view.settled >= self._least
-        )
-        for batch in batches(book, NEVER_BY_ITSELF, self._clock.now_ms()):
-            await self._settle(batch)
+        self._close_at.pop(name, None)
 
     async def _settle(self, batch: tuple[ChannelId, ...]) -> None:
         claims = tuple(self._claim(name) for name in batch)
+        names = ", ".join(to_base58(name) for name in batch)
         try:
             sent = await self._chain.settle(claims)
         except ChainRefused as exc:
             if len(batch) == 1:
-                log.error("voucher on %s not taken: %s", to_base58(batch[0]), exc)
+                log.error("voucher on %s not taken: %s", names, exc)
                 return
             for name in batch:
                 await self._settle((name,))
+            return
+        except ChainError as exc:
+            log.warning("others' vouchers on %s not settled, will retry: %s", names, exc)
             return
         for claim in claims:
             log.info(
