@@ -54,6 +54,9 @@ class RemoteAccounts:
     async def settle(self) -> Mapping[str, object]:
         return await self._ask("POST", "/wallet/settle")
 
+    async def accept_alarms(self, name: str) -> Mapping[str, object]:
+        return await self._ask("POST", f"/wallet/alarms/{quote(name, safe='')}/accept")
+
     async def close_channel(self, channel: str) -> Mapping[str, object]:
         return await self._ask("POST", f"/wallet/channels/{quote(channel, safe='')}/close")
 

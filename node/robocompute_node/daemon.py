@@ -220,7 +220,14 @@ class _Node:
                 alarms=reconciler.summary,
                 version=_version(),
                 money=Accounts(
-                    store, self._chain, clock, self._wallet, config, channels, self._paid
+                    store,
+                    self._chain,
+                    clock,
+                    self._wallet,
+                    config,
+                    channels,
+                    self._paid,
+                    reconciler.accept,
                 ),
             )
         )

@@ -189,8 +189,6 @@ class FakeNode:
         self.tasks = TaskBook(store, config.data_dir / "tasks", clock)
         self.book = RentalBook(store, clock, self.key, self.channels)
         self.inbox = MetricsInbox(store, config.aspara_dir)
-        paid = Paid(self.earnings, self.settler) if config.is_provider else None
-        self.money = Accounts(store, self.chain, clock, self.wallet, config, self.channels, paid)
         self.rentals = Rentals(
             network,
             clock,
@@ -220,6 +218,11 @@ class FakeNode:
             self.channels,
             earnings,
         )
+        paid = Paid(self.earnings, self.settler) if config.is_provider else None
+        self.money = Accounts(
+            store, self.chain, clock, self.wallet, config, self.channels, paid,
+            self.reconciler.accept,
+        )  # fmt: skip
         self.channels.alarm_on = self.reconciler.stands_on
         if earnings is not None:
             earnings.alarm_on = self.reconciler.stands_on

@@ -38,6 +38,11 @@ def money_routes(api: MoneyApi) -> APIRouter:
         """Settle what is owed to this node now."""
         return JSONResponse(dict(await api.settle()))
 
+    @routes.post("/alarms/{name}/accept")
+    async def accept(name: str) -> Response:
+        """End the alarms on a channel, or of a kind that concerns the wallet."""
+        return JSONResponse(dict(await api.accept_alarms(name)))
+
     @routes.post("/channels/{channel}/close")
     async def close(channel: str) -> Response:
         """Begin to close a channel."""

@@ -199,6 +199,13 @@ class MoneyApi(Protocol):
         """Settle all that is owed, now. What the chain does not take waits, and is named."""
         ...
 
+    async def accept_alarms(self, name: str) -> Mapping[str, object]:
+        """Take what an alarm tells as it is: those on a channel, or of a kind of the wallet's.
+
+        Raises: InvalidRequest where none stands.
+        """
+        ...
+
     async def close_channel(self, channel: str) -> Mapping[str, object]:
         """As its payer, ask for the close; as its payee, settle and take nothing more on it.
 

@@ -58,6 +58,8 @@ class Difference:
     kind: Kind
     text: str
     channel: ChannelId | None = None
+    amount: int = 0
+    """How much it is, of whatever it is: an owner who accepts it accepts no more than that."""
 
     @property
     def alarm(self) -> bool:
@@ -142,6 +144,7 @@ def differences(book: Book, chain: Chain) -> tuple[Difference, ...]:
             kind=Kind.CLOSED_UNSETTLED,
             channel=channel,
             text=f"it closed while {format_amount(earning.unsettled)} were not settled",
+            amount=earning.unsettled,
         )
         for channel, earning in sorted(book.earning.items())
         if earning.closed and earning.unsettled
@@ -238,17 +241,17 @@ def _of_wallet(book: Book, chain: Chain) -> list[Difference]:
         text = (
             f"the chain's next channel is {next_nonce}, and {book.nonce_used} was opened already"
         )
-        found.append(Difference(kind=Kind.NONCE_BACK, text=text))
+        found.append(Difference(kind=Kind.NONCE_BACK, text=text, amount=book.nonce_used))
     missing = unexplained(book, chain)
     if missing > 0:
         text = (
             f"{format_amount(missing)} left the balance without this node or the wallet's key: "
             f"if this node's key may be in other hands, {END_DELEGATION}"
         )
-        found.append(Difference(kind=Kind.BALANCE_LOW, text=text))
+        found.append(Difference(kind=Kind.BALANCE_LOW, text=text, amount=missing))
     if base is not None and stake is not None and stake.slashed > base.slashed:
         text = f"{format_amount(stake.slashed - base.slashed)} of the stake were slashed"
-        found.append(Difference(kind=Kind.SLASHED, text=text))
+        found.append(Difference(kind=Kind.SLASHED, text=text, amount=stake.slashed))
     return found
 
 
@@ -283,4 +286,5 @@ def unexplained(book: Book, chain: Chain) -> MicroUnits:
 
 
 def _on(view: ChannelView, kind: Kind, text: str) -> Difference:
-    return Difference(kind=kind, channel=view.channel, text=text)
+    amount = view.settled if kind is Kind.SETTLED_MORE else view.settled + view.deposit
+    return Difference(kind=kind, channel=view.channel, text=text, amount=amount)

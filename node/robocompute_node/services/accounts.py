@@ -7,6 +7,7 @@ Everything is JSON-ready, so that it is the same over REST and, with the node st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from robocompute_node.accounting import ChannelStory
@@ -87,7 +88,7 @@ class Accounts:
         """Of closed channels, read from the chain's history once: they do not change any more."""
         store.declare(CHANNELS, RENTALS, EARNINGS, LETTINGS, REBUILT, SHOWN)
         store.declare(ALARMS, ACCEPTED, BASE)
-        self._accepts = accepts or (lambda what: accept(store, what))
+        self._accepts = accepts or partial(accept, store)
 
     # --- channels -------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_settlement.events import Staked, Withdrawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
@@ -49,12 +49,15 @@ RECONCILE_SECONDS: Final = 300.0
 """Between comparisons: one listing of the wallet's channels and two account reads."""
 AGAIN_SECONDS: Final = 10.0
 """After a chain that did not answer."""
-STANDS_MS: Final = Millis(86_400_000)
-"""Money that left the balance unexplained is shown for a day; then the balance is as it is."""
 LOOKS: Final = 3
 """At balance and channels, until the balance stood still meanwhile: a look takes milliseconds."""
 MAX_STRANGERS: Final = 1_024
 """Channels to us without an order that are watched: opening one costs its payer rent."""
+
+
+STAND_UNTIL_ACCEPTED: Final = frozenset({Kind.BALANCE_LOW, Kind.SLASHED})
+"""What is lost stays lost when other money comes in: only the owner ends these."""
+NEVER_ACCEPTED: Final = -1
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +67,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     channel: ChannelId | None
     text: str
     since_ms: Millis
+    amount: int = 0
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +85,8 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
 ALARMS: Final = Table("alarms/1", Alarm)
 BASE: Final = Table("chain-baseline/1", Base)
 BASE_KEY: Final = b"base"
+ACCEPTED: Final = Table("alarms-accepted/1", int)
+"""Alarm → how much of it its owner took as it is. More than that is a new alarm."""
 
 
 class Reconciler:
@@ -107,7 +113,7 @@ class Reconciler:
         self._earnings = earnings
         self._listed = True
         self._remembers = True
-        store.declare(ALARMS, BASE)
+        store.declare(ALARMS, BASE, ACCEPTED)
         self._alarms = dict(store.all(ALARMS))
 
     def alarms(self) -> tuple[Alarm, ...]:
@@ -123,15 +129,14 @@ class Reconciler:
 
     def summary(self) -> list[Mapping[str, object]]:
         """JSON-ready."""
-        return [
-            {
-                "kind": alarm.kind,
-                "channel": None if alarm.channel is None else to_base58(alarm.channel),
-                "text": alarm.text,
-                "since_ms": alarm.since_ms,
-            }
-            for alarm in self.alarms()
-        ]
+        return told(self.alarms())
+
+    def accept(self, what: ChannelId | str) -> tuple[Alarm, ...]:
+        """End the alarms on a channel, or of a kind that concerns the wallet, as ``accept`` does."""
+        done = accept(self._store, what)
+        for alarm in done:
+            self._alarms.pop(_key(Kind(alarm.kind), alarm.channel), None)
+        return done
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -181,9 +186,7 @@ class Reconciler:
             if difference.channel is not None and difference.channel in views_by_name:
                 self._repair(difference, views_by_name[difference.channel])
         self._raise(found)
-        low = self._alarms.get(_key(Kind.BALANCE_LOW, None))
-        over = low is None or self._clock.now_ms() - low.since_ms > STANDS_MS
-        if settled and over:
+        if settled and _key(Kind.BALANCE_LOW, None) not in self._alarms:
             self._agree(
                 Base(
                     available=MicroUnits(0) if balance is None else balance.available,
@@ -305,24 +308,28 @@ class Reconciler:
         log.info("channel %s: %s", to_base58(view.channel), difference.text)
 
     def _raise(self, found: tuple[Difference, ...]) -> None:
-        now = self._clock.now_ms()
-        standing = {_key(d.kind, d.channel): d for d in found if d.alarm}
-        slashes = _key(Kind.SLASHED, None)
+        now, accepted = self._clock.now_ms(), dict(self._store.all(ACCEPTED))
+        standing = {
+            key: each
+            for each in found
+            if each.alarm
+            and each.amount > accepted.get(key := _key(each.kind, each.channel), NEVER_ACCEPTED)
+        }
         with self._store.transaction() as txn:
             for key, difference in standing.items():
-                if key in self._alarms:
-                    continue
+                known = self._alarms.get(key)
                 alarm = Alarm(
                     kind=difference.kind.value,
                     channel=difference.channel,
                     text=difference.text,
-                    since_ms=now,
+                    since_ms=now if known is None else known.since_ms,
+                    amount=difference.amount,
                 )
-                txn.put(ALARMS, key, alarm)
-                txn.after(_told(self._alarms, key, alarm))
+                if alarm != known:
+                    txn.put(ALARMS, key, alarm)
+                    txn.after(_told(self._alarms, key, alarm))
             for key, alarm in self._alarms.items():
-                stays = key == slashes and now - alarm.since_ms <= STANDS_MS
-                if key not in standing and not stays:
+                if key not in standing and alarm.kind not in STAND_UNTIL_ACCEPTED:
                     txn.delete(ALARMS, key)
                     txn.after(_ended(self._alarms, key))
 
@@ -330,6 +337,42 @@ class Reconciler:
         if base != self._store.get(BASE, BASE_KEY):
             with self._store.transaction() as txn:
                 txn.put(BASE, BASE_KEY, base)
+
+
+def told(alarms: Iterable[Alarm]) -> list[Mapping[str, object]]:
+    """JSON-ready."""
+    return [
+        {
+            "kind": alarm.kind,
+            "channel": None if alarm.channel is None else to_base58(alarm.channel),
+            "text": alarm.text,
+            "since_ms": alarm.since_ms,
+        }
+        for alarm in alarms
+    ]
+
+
+def accept(store: Store, what: ChannelId | str) -> tuple[Alarm, ...]:
+    """Take what the chain shows as it is; return the alarms that are over with that.
+
+    ``what`` is a channel, or the kind of an alarm that concerns the wallet. Only more than what was
+    accepted is an alarm again. For a node that runs, ``Reconciler.accept`` does this.
+    """
+    found = {
+        key: alarm
+        for key, alarm in store.all(ALARMS)
+        if what == (alarm.kind if alarm.channel is None else alarm.channel)
+    }
+    base = store.get(BASE, BASE_KEY)
+    with store.transaction() as txn:
+        for key, alarm in found.items():
+            txn.delete(ALARMS, key)
+            if alarm.kind != Kind.BALANCE_LOW:
+                txn.put(ACCEPTED, key, alarm.amount)
+            elif base is not None:  # nothing is missing of nothing: the next look begins anew
+                rebased = msgspec.structs.replace(base, available=MicroUnits(0))
+                txn.put(BASE, BASE_KEY, rebased)
+    return tuple(found.values())
 
 
 def _told(alarms: dict[bytes, Alarm], key: bytes, alarm: Alarm) -> Callable[[], None]:
