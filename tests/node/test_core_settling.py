@@ -12,6 +12,7 @@ from robocompute_node.core.settling import (
     SETTLES_A_TRANSACTION,
     Owed,
     Policy,
+    Refusal,
     Why,
     batches,
     look_every,
@@ -32,6 +33,9 @@ OWED = Owed(
     challenge_s=4_000,
 )
 LATER = Millis(100_000)
+NO_SOL = Refusal(at_ms=Millis(150_000), tries=1, by_program=False)
+BY_PROGRAM = Refusal(at_ms=Millis(150_000), tries=1, by_program=True)
+CLOSING = {"closing": True, "close_at_s": 4_150}
 
 
 @pytest.mark.parametrize(
@@ -45,8 +49,12 @@ LATER = Millis(100_000)
         ({"unsettled": MicroUnits(9), "asked": True}, 0, Why.ASKED),
         ({"unsettled": MicroUnits(1), "closing": True}, 0, Why.CLOSING),
         ({"unsettled": MicroUnits(0), "closing": True, "asked": True}, 0, None),
-        ({"put_off_until_ms": Millis(200_000), "closing": True}, 199_999, None),
-        ({"put_off_until_ms": Millis(200_000)}, 200_000, Why.AGE),
+        ({"refusal": NO_SOL, **CLOSING}, 179_999, None),
+        ({"refusal": NO_SOL}, 180_000, Why.AGE),
+        ({"refusal": BY_PROGRAM}, 150_000 + 3_599_999, None),
+        ({"refusal": BY_PROGRAM}, 150_000 + 3_600_000, Why.AGE),
+        ({"refusal": BY_PROGRAM, **CLOSING}, 179_999, None),
+        ({"refusal": BY_PROGRAM, **CLOSING}, 180_000, Why.CLOSING),
     ],
 )
 def test_a_settlement_waits_for_value_age_an_owner_or_the_channels_close(
@@ -74,12 +82,12 @@ def test_closing_channels_go_first_the_nearest_end_before_the_others_and_three_a
     )
 
 
-@given(st.integers(1, 100), st.integers(1, 2_592_000))
+@given(st.integers(1, 100), st.integers(1, 2_592_000), st.booleans())
 def test_a_refused_settlement_of_a_closing_channel_is_tried_again_before_the_channel_ends(
-    tries: int, left_s: int
+    tries: int, left_s: int, by_program: bool
 ) -> None:
     owed = replace(OWED, challenge_s=left_s, closing=True, close_at_s=1_000 + left_s)
-    pause = put_off(tries, owed, Millis(1_000_000))
+    pause = put_off(owed, Refusal(at_ms=Millis(1_000_000), tries=tries, by_program=by_program))
     assert 0 < pause <= max(1_000, left_s * 250)
 
 

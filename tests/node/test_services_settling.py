@@ -11,8 +11,9 @@ from fake_world import FakeNode, World, fake_world
 from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Pause
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused
-from robocompute_protocol.identifiers import Address, to_base58
+from robocompute_protocol.identifiers import Address, ChannelId, to_base58
 from robocompute_protocol.money import MicroUnits
+from robocompute_settlement.port import SettleClaim
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,3 +175,154 @@ async def test_what_was_earned_before_a_crash_is_settled_after_it(
         await world.start(provider)
         await trio.sleep(100)
         assert settled(world) == 1
+
+
+def claim_of(provider: FakeNode, channel: ChannelId) -> SettleClaim:
+    """What a watchtower of the provider's would settle."""
+    record = provider.earnings.get(channel)
+    assert record is not None
+    assert record.ledger.voucher is not None
+    return SettleClaim(
+        channel=channel,
+        payee=record.payee,
+        mint=record.mint,
+        voucher_key=record.voucher_key,
+        voucher=record.ledger.voucher,
+        claim=record.ledger.claimable,
+    )
+
+
+async def test_a_program_that_refused_is_asked_again_in_time_once_the_payer_closes(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        refused = ChainRefused("the program is paused", number=6017)
+        world.chain.fault = lambda name: refused if name == "settle" else None
+        provider = await world.provider(script=lambda _: (Pause(1_000),), settle_after_s=0.0)
+        await world.start(provider)
+        (client,) = await earn(world, provider, "client")
+        await trio.sleep(10)
+        channel = client.channel_with(provider).channel
+        assert settled(world) == 0
+        await client.channels.request_close(channel)
+        await trio.sleep(300)  # half of the challenge time
+        world.chain.fault = lambda _: None
+        await trio.sleep(700)
+        assert channel not in world.chain.ledger.channels
+        (record,) = provider.earnings.all()
+        assert record.settled == record.ledger.owed > 0
+        world.check_money()
+
+
+async def test_a_settlement_that_somebody_else_made_while_it_was_refused_ends_nothing(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        (client,) = await earn(world, provider, "client")
+        claim = claim_of(provider, client.channel_with(provider).channel)
+        world.chain.delay = lambda: 5.0
+        world.chain.fault = lambda name: ChainRefused("no fee") if name == "settle" else None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(provider.settler.settle_everything)
+            await trio.sleep(6)  # refused, and the node asks whether its key has SOL
+            world.chain.fault = lambda _: None
+            world.chain.delay = lambda: 0.0
+            await client.chain.settle((claim,))
+            await trio.sleep(1)
+            assert provider.earnings.due() == ()
+        await trio.sleep(10)
+        assert provider.settler.summary()["refused"] == []
+        assert settled(world) == 1
+        task = await client.until_ended(await client.submit("run"))
+        assert task.status is TaskStatus.COMPLETED
+        world.check_agreed(client, provider)
+
+
+async def test_a_refusal_of_what_is_due_no_more_is_not_kept(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        (client,) = await earn(world, provider, "client")
+        await provider.settler.settle_everything()
+        provider.earnings.refused(client.channel_with(provider).channel, "nothing to settle")
+        assert provider.earnings.due() == ()
+
+
+async def test_two_who_ask_for_a_settlement_at_once_pay_for_one(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        await earn(world, provider, "client")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(provider.settler.settle_everything)
+            nursery.start_soon(provider.settler.settle_everything)
+        assert settled(world) == 1
+        assert provider.settler.summary()["refused"] == []
+
+
+async def test_an_owner_who_sent_the_fee_and_asks_again_is_not_made_to_wait(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        await earn(world, provider, "client")
+        world.chain.fault = lambda name: (
+            ChainRefused("no fee is there") if name == "settle" else None
+        )
+        told = await provider.money.settle()
+        assert "no fee is there" in str(told["waiting"])
+        world.chain.fault = lambda _: None
+        told = await provider.money.settle()
+        assert told["waiting"] == []
+        assert len(list(told["transactions"])) == 1  # type: ignore[call-overload]
+
+
+async def paid_by_another(world: World) -> FakeNode:
+    """A provider that was away while somebody else settled for it and its payer closed."""
+    provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+    (client,) = await earn(world, provider, "client")
+    channel = client.channel_with(provider).channel
+    claim = claim_of(provider, channel)
+    await provider.kill()
+    await client.chain.settle((claim,))
+    await client.channels.request_close(channel)
+    await trio.sleep(1_000)
+    assert channel not in world.chain.ledger.channels
+    return provider
+
+
+async def test_money_that_somebody_else_settled_before_the_channel_closed_is_not_told_as_lost(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await paid_by_another(world)
+        await world.start(provider)
+        await trio.sleep(700)
+        (record,) = provider.earnings.all()
+        assert record.closed
+        assert record.settled == record.ledger.owed > 0
+        assert provider.earnings.due() == ()
+        assert provider.reconciler.alarms() == ()
+
+
+async def test_the_end_of_a_channel_is_asked_for_until_a_chain_tells_it(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await paid_by_another(world)
+        kept, world.chain.sent = world.chain.sent, []
+        await world.start(provider)
+        await trio.sleep(700)
+        (record,) = provider.earnings.all()
+        assert record.closed
+        assert record.settled == 0
+        assert [alarm.kind for alarm in provider.reconciler.alarms()] == ["closed_unsettled"]
+        assert world.chain.sent == []
+        world.chain.sent = kept
+        await trio.sleep(1_300)
+        (record,) = provider.earnings.all()
+        assert record.settled == record.ledger.owed > 0
+        assert provider.reconciler.alarms() == ()

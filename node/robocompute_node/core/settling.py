@@ -26,11 +26,14 @@ LOOK_MAX: Final = Millis(60_000)
 LOOK_MIN: Final = Millis(1_000)
 """Bounds of the time between looks: not slower than a minute, not faster than a second."""
 PUT_OFF_FIRST: Final = Millis(30_000)
-"""Before a settlement is tried again that the chain refused for a reason that may pass (no SOL)."""
+"""Before a settlement is tried again that the chain refused for a reason that may pass (no SOL); the
+least where the program itself refused, since that try can cost a fee."""
 PUT_OFF_LAST: Final = Millis(600_000)
 """The pause doubles up to ten minutes…"""
 PUT_OFF_SHARE: Final = 16
 """…and to this part of the challenge time: a wallet that gets its SOL in time loses nothing."""
+PROGRAM_REFUSED: Final = Millis(3_600_000)
+"""Before a settlement is tried again that the program itself refused, while the channel is open."""
 
 
 class Why(StrEnum):
@@ -55,6 +58,16 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A settlement that was refused ``tries`` times in a row, the last time ``at_ms``."""
+
+    at_ms: Millis
+    tries: int
+    by_program: bool
+    """The program would not take it; otherwise it did not get that far (no SOL, say)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
     """What one channel owes and is not settled."""
 
@@ -65,12 +78,14 @@ class Owed:
     closing: bool = False
     close_at_s: int = 0
     asked: bool = False
-    put_off_until_ms: Millis = Millis(0)
+    refusal: Refusal | None = None
 
 
 def why_settle(owed: Owed, policy: Policy, now: Millis) -> Why | None:
     """Return what calls for a settlement now; None: it waits."""
-    if owed.unsettled <= 0 or now < owed.put_off_until_ms:
+    if owed.unsettled <= 0:
+        return None
+    if owed.refusal is not None and now < owed.refusal.at_ms + put_off(owed, owed.refusal):
         return None
     if owed.closing:
         return Why.CLOSING
@@ -106,10 +121,17 @@ def look_every(challenge_s: int) -> Millis:
     return Millis(max(LOOK_MIN, min(LOOK_MAX, challenge_s * 1_000 // LOOK_SHARE)))
 
 
-def put_off(tries: int, owed: Owed, now: Millis) -> Millis:
-    """Return how long a settlement waits that was refused ``tries`` times in a row."""
-    doubled = PUT_OFF_FIRST << min(max(0, tries - 1), 8)
-    pause = min(doubled, PUT_OFF_LAST, owed.challenge_s * 1_000 // PUT_OFF_SHARE)
+def put_off(owed: Owed, refusal: Refusal) -> Millis:
+    """Return how long after ``refusal`` a settlement waits, by what is known of the channel now.
+
+    So a channel that begins to close ends a long wait that began while it was open.
+    """
+    if refusal.by_program and not owed.closing:
+        return PROGRAM_REFUSED
+    doubled = PUT_OFF_FIRST << min(max(0, refusal.tries - 1), 8)
+    share = owed.challenge_s * 1_000 // PUT_OFF_SHARE
+    pause = min(doubled, PUT_OFF_LAST, share)
     if owed.closing:
-        pause = min(pause, (owed.close_at_s * 1_000 - now) // 4)
-    return Millis(max(LOOK_MIN, pause))
+        pause = min(pause, (owed.close_at_s * 1_000 - refusal.at_ms) // 4)
+    least = min(PUT_OFF_FIRST, share) if refusal.by_program else LOOK_MIN
+    return Millis(max(LOOK_MIN, least, pause))

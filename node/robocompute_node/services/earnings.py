@@ -27,6 +27,10 @@ SEEN_SHARE: Final = 16
 """A look at a channel is written down this often within its challenge time: it must survive a
 restart, and costs a write to disk."""
 
+RETIRED_MS: Final = Millis(300_000)
+"""A close is signed and sent within this, or never: a transaction is good for a minute and a half.
+Afterwards the channel is used as before, whatever became of the command that wanted it closed."""
+
 
 class EarningRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A channel this node is paid through."""
@@ -48,8 +52,8 @@ class EarningRecord(msgspec.Struct, frozen=True, kw_only=True):
     closing: bool = False
     close_at_s: int = 0
     closed: bool = False
-    retired: bool = False
-    """This node is closing it: no job is taken on it any more."""
+    retired_until_ms: Millis = Millis(0)
+    """This node is closing it: no job is taken on it before then."""
     seen_ms: Millis = Millis(0)
     """When the chain was last seen to hold the channel, within ``SEEN_SHARE`` of its challenge."""
 
@@ -118,7 +122,7 @@ class Earnings:
 
     def objection_to_use(self, record: EarningRecord) -> Objection | None:
         """Return why no lease begins or goes on that is paid through this channel, or None."""
-        if record.closing or record.retired:
+        if record.closing or record.retired_until_ms > self._clock.now_ms():
             return Objection("channel_closing", "the channel is closing; open a new one")
         alarm = self.alarm_on(record.channel)
         return None if alarm is None else Objection("channel_alarm", f"the channel: {alarm}")
@@ -156,14 +160,24 @@ class Earnings:
         )
 
     def retire(self, channel: ChannelId) -> None:
-        """Take no more jobs on this channel: it is about to be closed. Repeatable."""
-        self.save(msgspec.structs.replace(self._records[channel], retired=True))
+        """Take no more jobs on this channel for a while: it is about to be closed. Repeatable."""
+        until = Millis(self._clock.now_ms() + RETIRED_MS)
+        self.save(msgspec.structs.replace(self._records[channel], retired_until_ms=until))
 
-    def gone(self, channel: ChannelId) -> None:
-        """The chain holds the channel no more, finally: what was not settled is lost."""
+    def gone(self, channel: ChannelId, settled: MicroUnits) -> None:
+        """The chain holds the channel no more, finally: what is above ``settled`` is lost.
+
+        Somebody else may have settled, a watchtower: ``settled`` is what the chain told last.
+        """
         record = self._records[channel]
-        if not record.closed:
-            self.save(msgspec.structs.replace(record, closed=True))
+        self.save(
+            msgspec.structs.replace(
+                record,
+                settled=MicroUnits(max(record.settled, settled)),
+                ledger=record.ledger.settled_at(settled),
+                closed=True,
+            )
+        )
 
     def save(self, record: EarningRecord) -> None:
         """Write a channel's record in a transaction of its own, if it changed."""
@@ -220,8 +234,14 @@ class Earnings:
             txn.after(lambda: self._kept(record, due))
 
     def refused(self, channel: ChannelId, why: str) -> None:
-        """The program would not take a settlement: remembered, for the owner to see."""
-        due = msgspec.structs.replace(self._due[channel], refused=why)
+        """The program would not take a settlement: remembered, for the owner to see.
+
+        Nothing where it is due no more: somebody else settled it meanwhile.
+        """
+        known = self._due.get(channel)
+        if known is None:
+            return
+        due = msgspec.structs.replace(known, refused=why)
         with self._store.transaction() as txn:
             txn.put(OUTBOX, channel, due)
             txn.after(lambda: self._due.__setitem__(channel, due))

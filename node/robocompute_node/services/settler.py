@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
-from robocompute_node.core.settling import Owed, Policy, batches, look_every, put_off
+from robocompute_node.core.settling import (
+    Owed,
+    Policy,
+    Refusal,
+    batches,
+    look_every,
+    put_off,
+)
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused, ChainUnknown
 from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
-from robocompute_protocol.money import Millis, format_amount
+from robocompute_protocol.money import MicroUnits, Millis, format_amount
+from robocompute_settlement.events import ChannelClosed
 from robocompute_settlement.port import Commitment, SettleClaim, Settlement
 
 if TYPE_CHECKING:
@@ -31,8 +39,9 @@ SETTLE_POLL_SECONDS: Final = 0.5
 """Between looks at the outbox."""
 BUSY_SECONDS: Final = 2.0
 """Before a transaction that was not taken is tried again."""
-REFUSED_MS: Final = Millis(3_600_000)
-"""Before a settlement is tried again that the program itself refused: each try costs a fee."""
+END_AGAIN_MS: Final = Millis(600_000)
+"""Before the end of a channel is asked for again of a chain that did not tell it: an endpoint may
+keep no history, and the next one may."""
 SETTLE_LAMPORTS: Final = 10_000
 """What a settlement costs: a signature, and one voucher that is verified."""
 
@@ -41,8 +50,7 @@ SETTLE_LAMPORTS: Final = 10_000
 class PutOff:
     """A settlement that was refused, for now."""
 
-    until_ms: Millis
-    tries: int
+    refusal: Refusal
     why: str
 
 
@@ -69,8 +77,10 @@ class Settler:
         )
         self._put_off: dict[ChannelId, PutOff] = {}
         self._asked: set[ChannelId] = set()
-        self.lock = trio.Lock()
-        """Held while a settlement is on its way: who compares books with the chain takes it."""
+        self._ends: dict[ChannelId, Millis] = {}
+        """When to ask next how much a channel that is gone had settled."""
+        self._sending = trio.Lock()
+        """Who wants to settle meanwhile waits, and sees what is left: nothing is sent twice."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -90,8 +100,21 @@ class Settler:
         raise AssertionError("unreachable")
 
     def ask(self, *channels: ChannelId) -> None:
-        """Settle these channels soon, or all where none is named, whatever they are worth."""
-        self._asked |= set(channels) or {due.channel for due in self._earnings.due()}
+        """Settle these channels soon, or all where none is named, whatever they are worth.
+
+        Refusals before do not count: who asks may have mended what they were for.
+        """
+        asked = set(channels) or {due.channel for due in self._earnings.due()}
+        self._asked |= asked
+        for channel in asked:
+            self._put_off.pop(channel, None)
+
+    def why_waits(self, channel: ChannelId) -> str:
+        """Return why a settlement that is due was not made, as far as anybody said; or ""."""
+        if self._record(channel).closed:
+            return "the channel was closed before it was settled: that is lost"
+        waits = self._put_off.get(channel)
+        return "" if waits is None else waits.why
 
     async def settle_everything(self) -> None:
         """Settle all that is owed, now: a provider that is stopping leaves nothing behind.
@@ -114,7 +137,7 @@ class Settler:
             closing=record.closing,
             close_at_s=record.close_at_s,
             asked=due.channel in self._asked,
-            put_off_until_ms=Millis(0) if waits is None else waits.until_ms,
+            refusal=None if waits is None else waits.refusal,
         )
 
     def _record(self, channel: ChannelId) -> EarningRecord:
@@ -123,19 +146,19 @@ class Settler:
         return record
 
     async def _settle_what_is_due(self) -> None:
-        book = tuple(
-            self._owed(due) for due in self._earnings.due() if not self._record(due.channel).closed
-        )
-        for batch in batches(book, self._policy, self._clock.now_ms()):
-            await self._settle(batch)
+        async with self._sending:
+            book = tuple(
+                self._owed(due)
+                for due in self._earnings.due()
+                if not self._record(due.channel).closed
+            )
+            for batch in batches(book, self._policy, self._clock.now_ms()):
+                await self._settle(batch)
 
     async def _settle(self, batch: tuple[ChannelId, ...]) -> None:
         claims = tuple(self._claim(self._record(channel)) for channel in batch)
         try:
-            async with self.lock:
-                sent = await self._chain.settle(claims)
-                for claim in claims:
-                    self._earnings.settled(claim.channel, claim.claim, sent.signature)
+            sent = await self._chain.settle(claims)
         except ChainRefused as exc:
             if len(batch) == 1:
                 await self._refused(batch[0], exc)
@@ -144,6 +167,7 @@ class Settler:
                 await self._settle((channel,))
             return
         for claim in claims:
+            self._earnings.settled(claim.channel, claim.claim, sent.signature)
             self._put_off.pop(claim.channel, None)
             self._asked.discard(claim.channel)
             log.info("settled %s on chain: %s", format_amount(claim.claim), sent.signature)
@@ -161,20 +185,24 @@ class Settler:
 
     async def _refused(self, channel: ChannelId, exc: ChainRefused) -> None:
         """Put one settlement off, and say what it waits for."""
-        waits = self._put_off.get(channel)
-        tries = 1 if waits is None else waits.tries + 1
-        now = self._clock.now_ms()
+        by_program = exc.number is not None
+        why = str(exc) if by_program else await self._fee_missing() or str(exc)
         self._asked.discard(channel)
-        if exc.number is not None:
-            log.error("settlement refused, set aside: %s", exc)
-            self._earnings.refused(channel, str(exc))
-            self._put_off[channel] = PutOff(Millis(now + REFUSED_MS), tries, str(exc))
+        due = next((due for due in self._earnings.due() if due.channel == channel), None)
+        if due is None:  # meanwhile somebody else settled it, a watchtower
+            self._put_off.pop(channel, None)
             return
-        why = await self._fee_missing() or str(exc)
-        (due,) = [due for due in self._earnings.due() if due.channel == channel]
-        pause = put_off(tries, self._owed(due), now)
+        waits = self._put_off.get(channel)
+        refusal = Refusal(
+            at_ms=self._clock.now_ms(),
+            tries=1 if waits is None else waits.refusal.tries + 1,
+            by_program=by_program,
+        )
+        self._put_off[channel] = PutOff(refusal, why)
+        if by_program:
+            self._earnings.refused(channel, why)
+        pause = put_off(self._owed(due), refusal)
         log.error("settlement refused, again in %d s: %s", pause // 1000, why)
-        self._put_off[channel] = PutOff(Millis(now + pause), tries, why)
 
     async def _fee_missing(self) -> str | None:
         """Return what to do where the node's key has not the SOL for a settlement."""
@@ -196,6 +224,7 @@ class Settler:
             pause = look_every(10**6)
             for record in self._earnings.all():
                 if record.closed:
+                    await self._ask_end_again(record)
                     continue
                 pause = min(pause, look_every(record.challenge_s))
                 await self._look_at(record.channel)
@@ -222,19 +251,58 @@ class Settler:
             if view is not None:
                 self._earnings.save(self._earnings.learn(view))
             elif await self._chain.channel(channel, at=Commitment.FINALIZED) is None:
-                self._gone(channel)
+                await self._gone(channel)
         except ChainError as exc:
             log.warning("channel not looked at, will retry: %s", exc)
 
-    def _gone(self, channel: ChannelId) -> None:
-        record = self._record(channel)
-        if not record.closed and record.unsettled > 0:
+    async def _ask_end_again(self, record: EarningRecord) -> None:
+        """Ask once more how a channel ended that seems to have taken money with it."""
+        now = self._clock.now_ms()
+        if record.unsettled == 0 or now < self._ends.get(record.channel, 0):
+            return
+        try:
+            await self._gone(record.channel)
+        except ChainError as exc:
+            log.info("the end of a channel is not told yet: %s", exc)
+
+    async def _gone(self, channel: ChannelId) -> None:
+        """Note that a channel is gone for good, and what was settled in the end.
+
+        Raises: ChainBusy when the chain cannot be asked now.
+        """
+        before = self._record(channel)
+        told: MicroUnits | None = before.settled
+        if before.unsettled > 0:
+            self._ends[channel] = Millis(self._clock.now_ms() + END_AGAIN_MS)
+            told = await self._settled_in_the_end(before)
+        self._earnings.gone(channel, before.settled if told is None else told)
+        lost = self._record(channel).unsettled
+        if lost > 0 and not before.closed:
             log.error(
-                "channel %s closed with %s not settled",
+                "channel %s closed with %s not settled%s",
                 to_base58(channel),
-                format_amount(record.unsettled),
+                format_amount(lost),
+                ", as far as is known here: the chain's history does not tell its end"
+                if told is None
+                else "",
             )
-        self._earnings.gone(channel)
+
+    async def _settled_in_the_end(self, record: EarningRecord) -> MicroUnits | None:
+        """Return a closed channel's final total; None where this chain's history has not got it."""
+        until = record.settlement
+        try:
+            while True:
+                page = await self._chain.history(
+                    Address(record.channel), until=until, at=Commitment.FINALIZED
+                )
+                for event in (event for each in page for event in each.events):
+                    if isinstance(event, ChannelClosed) and event.channel == record.channel:
+                        return event.settled
+                if not page:
+                    return None
+                until = page[-1].signature
+        except ChainRefused:
+            return None
 
     def summary(self) -> Mapping[str, object]:
         """JSON-ready: what the chain would not take, in words."""
