@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 CONFIG_NAME: Final = "config.toml"
+WALLET_NAME: Final = "wallet.json"
 DAY_S: Final = 86_400
 MAX_CHALLENGE_S: Final = 30 * DAY_S
 """The settlement program accepts no longer challenge."""
@@ -420,7 +421,7 @@ class NodeConfig:
 
     @property
     def wallet_path(self) -> Path:
-        return self.data_dir / "wallet.json"
+        return self.data_dir / WALLET_NAME
 
     @property
     def api_key_path(self) -> Path:

@@ -33,6 +33,9 @@ API_KEY_BYTES: Final = 32
 OWNER_ONLY: Final = 0o600
 MAX_SECRET_BYTES: Final = 65_536
 """A key file is a few hundred bytes."""
+NAME_A_KEY: Final = "name the file of the key itself with --key KEYFILE"
+PUT_WALLET_BACK: Final = "put the backup of this wallet there; a key made anew would be another wallet, with nothing in it"
+"""What to do where a key file is missing, and another would not do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +77,13 @@ def make_key(path: Path, *, seed: bytes | None = None) -> KeyFile:
     return KeyFile(path=path, seed=chosen, public=public)
 
 
-def load_key(path: Path) -> KeyFile:
-    """Read a key file.
+def load_key(path: Path, *, otherwise: str = "") -> KeyFile:
+    """Read a key file. ``otherwise`` is what to do where there is none; else, to make one.
 
     Raises:
         ConfigError: missing, readable by others, or not a key pair. One line, with the next step.
     """
-    raw = read_secret(path)
+    raw = read_secret(path, otherwise=otherwise)
     try:
         pair = _pair(json.loads(raw))
     except (ValueError, TypeError):
@@ -100,7 +103,7 @@ def load_wallet_address(config: NodeConfig) -> Address:
     """
     named = config.chain.wallet
     if named is None:
-        return load_key(config.wallet_path).address
+        return load_key(config.wallet_path, otherwise=PUT_WALLET_BACK).address
     if config.wallet_path.exists() and load_key(config.wallet_path).address != named:
         raise ConfigError(
             f"{config.wallet_path} is not the wallet that [chain] wallet of {config.path} names: "
@@ -119,7 +122,8 @@ def load_wallet(config: NodeConfig) -> KeyFile:
     if config.chain.wallet is not None and not config.wallet_path.exists():
         raise ConfigError(
             "this node has no wallet secret: add --unsigned FILE, sign that file where the "
-            "wallet's key is, and send it with `robocompute-node wallet send FILE`",
+            "wallet's key is, with `robocompute-node wallet sign FILE --key KEYFILE`, and send it "
+            "with `robocompute-node wallet send FILE.signed`",
             details={"path": str(config.wallet_path)},
         )
     load_wallet_address(config)
@@ -191,8 +195,8 @@ def write_secret(path: Path, content: bytes) -> None:
         ) from exc
 
 
-def read_secret(path: Path) -> bytes:
-    """Read a file that must belong to its owner alone.
+def read_secret(path: Path, *, otherwise: str = "") -> bytes:
+    """Read a file that must belong to its owner alone; ``otherwise`` as in ``load_key``.
 
     Raises:
         ConfigError: missing, not a plain file, or open to others.
@@ -200,9 +204,12 @@ def read_secret(path: Path) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
+        made = (
+            f"put your backup there, or run `robocompute-node init --data {path.parent}` for a new "
+            "one"
+        )
         raise ConfigError(
-            f"{path} is missing: put your backup there, or run `robocompute-node init --data "
-            f"{path.parent}` for a new one",
+            f"{path} is missing: {otherwise or made}",
             details={"path": str(path)},
         ) from None
     except OSError as exc:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from robocompute_node.chain_link import chain_link
 from robocompute_node.keys import load_key, load_wallet, load_wallet_address
+from robocompute_node.payees import is_token_account
 from robocompute_protocol.errors import ChainRefused
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits, format_amount
@@ -182,28 +183,26 @@ class Purse:
         balance = await self.chain.balance(self.wallet, mint)
         free = NOTHING if balance is None else balance.available
         wanted = free if amount is None else amount
-        if free < wanted or not free:
+        if not free:
+            raise ChainRefused(
+                f"no {symbol} is free in the settlement program: `robocompute-node channels` and "
+                "`stake` show what is locked, and how it comes back",
+                details={"available": format_amount(free), "required": format_amount(wanted)},
+            )
+        if free < wanted:
             raise ChainRefused(
                 f"{format_amount(free)} {symbol} are free in the settlement program, not "
                 f"{format_amount(wanted)}: `robocompute-node channels` and `stake` show what is "
                 "locked, and how it comes back",
                 details={"available": format_amount(free), "required": format_amount(wanted)},
             )
-        held = await self.chain.token_account(to)
-        if held is not None and held.mint != mint:
-            raise ChainRefused(
-                f"{to_base58(to)} is a token account of another mint than {symbol}: name a wallet, "
-                f"or one of its {symbol} accounts"
-            )
-        if held is not None and to == self.chain.addresses.vault(mint):
-            raise ChainRefused("that is the settlement program's own vault: name a wallet")
         return Payment(
             symbol=symbol,
             mint=mint,
             amount=wanted,
             left=MicroUnits(free - wanted),
             to=to,
-            token_account=held is not None,
+            token_account=await is_token_account(self.chain, to, symbol, mint),
         )
 
     async def pay(self, payment: Payment) -> Sent:
@@ -311,14 +310,16 @@ class Purse:
             ChainRefused: not registered, or less is staked.
         """
         found = await self._registered(symbol)
+        if not found.bonded:
+            raise ChainRefused(f"no {symbol} is staked: there is nothing to remove")
         if found.bonded < amount or not amount:
             raise ChainRefused(
                 f"{format_amount(found.bonded)} {symbol} are staked: remove some of them, or --all"
             )
         return await self.chain.unstake_wallet(mint=self.mints[symbol], amount=amount)
 
-    async def claim_stake(self, symbol: str, *, now_s: int) -> Sent:
-        """Move what has waited long enough into the balance.
+    async def claimable(self, symbol: str, *, now_s: int) -> MicroUnits:
+        """Return what has waited long enough to be claimed.
 
         Raises:
             ChainRefused: nothing is on its way out, or its time is not over.
@@ -332,6 +333,10 @@ class Purse:
                 f"{found.unbond_at_s - now_s} s: until then they may still be slashed",
                 details={"unbond_at_s": found.unbond_at_s},
             )
+        return found.unbonding
+
+    async def claim_stake(self, symbol: str) -> Sent:
+        """Move what is ``claimable`` into the balance."""
         return await self.chain.claim_unbonded_wallet(mint=self.mints[symbol])
 
     async def rotate_key(self, symbol: str) -> Sent:

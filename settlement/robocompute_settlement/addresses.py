@@ -27,6 +27,11 @@ def associated_token_account(owner: Address, mint: Address) -> Address:
     )
 
 
+def has_a_key(address: Address) -> bool:
+    """Whether a secret key can exist for it. Programs make their addresses so that none can."""
+    return any(address) and Pubkey.from_bytes(address).is_on_curve()
+
+
 @dataclass(frozen=True)
 class Addresses:
     """Every address of one deployment."""

@@ -188,6 +188,20 @@ def _message(data: bytes) -> Message:
     return message
 
 
+def program_of(message: bytes) -> Address:
+    """Return the program that a transaction is for, which nobody has vouched for yet.
+
+    Raises:
+        BadDraft: it is for none, or for several.
+    """
+    parsed = _message(message)
+    called = {parsed.account_keys[each.program_id_index] for each in parsed.instructions}
+    called -= {COMPUTE_BUDGET, ASSOCIATED_TOKEN_PROGRAM}
+    if len(called) != 1:
+        raise BadDraft("this transaction is not one of a settlement program alone: not signed")
+    return Address(bytes(called.pop()))
+
+
 # --- what it does, in words ---------------------------------------------------------------------
 
 

@@ -154,11 +154,10 @@ class SolanaReader:
     async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
         return await self._tokens(associated_token_account(owner, mint))
 
-    async def token_account(self, address: Address) -> accounts.TokenAccount | None:
-        """A token account by its own address; ``None`` where there is no such."""
+    async def account(self, address: Address) -> ChainAccount | None:
+        """Anybody's account, as it is."""
         with deadline(READ_DEADLINE_S):
-            found = await self._rpc.account(address, Commitment.CONFIRMED)
-        return None if found is None else accounts.decode_token_account(found)
+            return await self._rpc.account(address, Commitment.CONFIRMED)
 
     async def vault_tokens(self, mint: Address) -> MicroUnits:
         await self.connect()

@@ -84,7 +84,7 @@ def test_a_payout_reaches_a_wallet_that_has_no_token_account_yet(
     owner.json("payout", "--all", "--to", stranger, "--yes")
     assert tokens(owner, stranger) == "5.000000"
     assert owner.held()["available"] == "0.000000"
-    assert "0.000000 USDC are free" in owner.refused("payout", "--all", "--to", stranger, "--yes")
+    assert "no USDC is free" in owner.refused("payout", "--all", "--to", stranger, "--yes")
 
 
 def test_a_payout_reaches_a_token_account_but_none_of_another_mint(
@@ -98,7 +98,7 @@ def test_a_payout_reaches_a_token_account_but_none_of_another_mint(
     after = tokens(owner, to_base58(other.address))
     assert float(after) - float(before) == 1
     said = owner.refused("payout", "1", "--to", to_base58(account), "--currency", "USDT", "--yes")
-    assert "0.000000 USDT are free" in said
+    assert "no USDT is free" in said
     assert "a wallet" in owner.refused("payout", "1", "--to", vault(owner), "--yes")
 
 
@@ -110,7 +110,9 @@ def test_a_wallet_whose_secret_is_elsewhere_signs_there(
     assert "--unsigned" in owner.refused("wallet", "deposit", "5")
     draft, signed = tmp_path / "deposit", tmp_path / "deposit.signed"
     assert owner.json("wallet", "deposit", "5", "--unsigned", str(draft)) == {
-        "unsigned": str(draft)
+        "unsigned": str(draft),
+        "amount": "5.000000",
+        "currency": "USDC",
     }
     assert owner.held()["available"] == "0.000000"
     told = json.loads(draft.read_text())

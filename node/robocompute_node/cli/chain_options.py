@@ -140,9 +140,11 @@ def read_key(data: Path, key: Path | None) -> Any:
         ConfigError: it cannot be used.
     """
     from robocompute_node.config_file import load_config
-    from robocompute_node.keys import load_key, load_wallet
+    from robocompute_node.keys import NAME_A_KEY, load_key, load_wallet
 
-    return load_wallet(load_config(data)) if key is None else load_key(key)
+    if key is None:
+        return load_wallet(load_config(data))
+    return load_key(key, otherwise=NAME_A_KEY)
 
 
 def read_address(text: str, option: str) -> Address:

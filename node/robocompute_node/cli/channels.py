@@ -133,6 +133,8 @@ def close(
     if pays and (with_wallet or unsigned is not None):
         move(data, request, unsigned=unsigned, as_json=as_json)
         return
+    if not pays:  # who cannot sign finds out before any job is refused on the channel
+        with_purse(data, Use.SIGN if unsigned is None else Use.DRAFT, look)
     told = with_accounts(data, begin)
     if not pays:
         if told["unsettled"] != "0.000000":

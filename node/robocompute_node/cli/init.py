@@ -57,6 +57,9 @@ def init_command(
     from robocompute_node.founding import found_node
     from robocompute_protocol.identifiers import to_base58
 
+    if wallet is not None:
+        _check_wallet(wallet)
+
     chain = {
         "rpc_url": rpc_url, "ws_url": ws_url, "program_id": program_id, "mint": mint,
         "wallet": wallet,
@@ -73,6 +76,11 @@ def init_command(
         "wallet_address": to_base58(founded.wallet_address),
         "made": [path.name for path in founded.made],
     }
+    if wallet not in (None, answer["wallet_address"]):
+        answer["kept"] = (
+            f"the wallet is {answer['wallet_address']} still, and not {wallet}: to change it, edit "
+            f"wallet in [chain] of {founded.config.path}"
+        )
     if as_json:
         say_json(answer)
         return
@@ -81,8 +89,24 @@ def init_command(
     say(f"  wallet    {answer['wallet_address']}")
     made = answer["made"]
     say(f"  made      {', '.join(made) if made else 'nothing: everything was there already'}")
+    if "kept" in answer:
+        say(f"! {answer['kept']}")
     if founded.config.wallet_path.exists():
         say(f"Back up {founded.config.wallet_path}: it is the money. Then:")
     else:
         say("The wallet's secret is not here: its commands take --unsigned FILE. Then:")
     say(f"  robocompute-node run --data {data}")
+
+
+def _check_wallet(text: str) -> None:
+    from robocompute_protocol.identifiers import address_from_base58
+    from robocompute_settlement.addresses import has_a_key
+
+    try:
+        held = has_a_key(address_from_base58(text))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--wallet") from None
+    if not held:
+        raise click.BadParameter(
+            f"{text} is no wallet: no key can exist for it", param_hint="--wallet"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ from robocompute_node.cli.output import say, say_json
 from robocompute_protocol.errors import ChainUnknown, ConfigError, RoboComputeError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from robocompute_node.api.port import MoneyApi
     from robocompute_node.config import NodeConfig
@@ -55,10 +56,24 @@ class MovesMoney(click.Command):
         return super().parse_args(ctx, args)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A transaction that was sent, or drafted, and what it is about."""
+
+    sent: Sent
+    told: str
+    """In words, once it is done."""
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """For --json: what moved, of which currency, and where to."""
+
+
 class AmountType(click.ParamType["MicroUnits"]):
     """A decimal amount, read exactly."""
 
     name = "amount"
+
+    def __init__(self, *, zero: bool) -> None:
+        self._zero = zero
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -68,9 +83,12 @@ class AmountType(click.ParamType["MicroUnits"]):
         if isinstance(value, int):
             return value  # pyright: ignore[reportReturnType]  converted before
         try:
-            return parse_amount(value)
+            amount = parse_amount(value)
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
+        if not amount and not self._zero:
+            self.fail("nothing would move: name an amount above zero", param, ctx)
+        return amount
 
 
 class AddressType(click.ParamType["Address"]):
@@ -91,7 +109,9 @@ class AddressType(click.ParamType["Address"]):
             self.fail(str(exc), param, ctx)
 
 
-AMOUNT: Final = AmountType()
+AMOUNT: Final = AmountType(zero=False)
+LIMIT: Final = AmountType(zero=True)
+"""An amount that bounds others, and may be nothing at all."""
 ADDRESS: Final = AddressType()
 
 
@@ -182,9 +202,8 @@ def with_node_key(data: Path, act: Callable[[SolanaSettlement], Awaitable[T]]) -
 
 def move(
     data: Path,
-    act: Callable[[Purse, NodeConfig], Awaitable[Sent]],
+    act: Callable[[Purse, NodeConfig], Awaitable[Done]],
     *,
-    told: str,
     unsigned: Path | None,
     as_json: bool,
 ) -> None:
@@ -199,7 +218,7 @@ def move(
 
     if unsigned is None:
         try:
-            sent = with_purse(data, Use.SIGN, act)
+            done = with_purse(data, Use.SIGN, act)
         except ChainUnknown as exc:
             raise ChainUnknown(
                 f"{exc}. Do not repeat this before two minutes are over and `robocompute-node "
@@ -209,26 +228,34 @@ def move(
                 details={"signature": exc.signature},
             ) from exc
         if as_json:
-            say_json({"signature": sent.signature, "slot": sent.slot})
+            say_json({"signature": done.sent.signature, "slot": done.sent.slot, **done.facts})
         else:
-            say(f"{told}; transaction {sent.signature}")
+            say(f"{done.told}; transaction {done.sent.signature}")
         return
 
-    async def drafted(purse: Purse, config: NodeConfig) -> bytes:
+    async def drafted(purse: Purse, config: NodeConfig) -> tuple[bytes, Done, bool]:
         from robocompute_settlement.drafts import draft_file
 
         assert isinstance(purse.chain, DraftingSettlement)
-        await act(purse, config)
+        done = await act(purse, config)
         (draft,) = purse.chain.drafts
-        return draft_file(draft, config.chain.program_id)
+        content = draft_file(draft, config.chain.program_id)
+        return content, done, config.wallet_path.exists()
 
-    content = with_purse(data, Use.DRAFT, drafted)
+    content, done, key_is_here = with_purse(data, Use.DRAFT, drafted)
     write_new(unsigned, content)
     if as_json:
-        say_json({"unsigned": str(unsigned)})
+        say_json({"unsigned": str(unsigned), **done.facts})
         return
-    say(f"Not sent: {unsigned} is to be signed by the wallet within about a minute. Then:")
-    say(f"  robocompute-node wallet send {unsigned} --data {data}")
+    say(f"Not sent: {unsigned} is to be signed by the wallet, and sent, within about a minute:")
+    key = f"--data {data}" if key_is_here else "--key KEYFILE    (where the wallet's key is)"
+    say(f"  robocompute-node wallet sign {unsigned} {key}")
+    say(f"  robocompute-node wallet send {signed_name(unsigned)} --data {data}")
+
+
+def signed_name(draft: Path) -> Path:
+    """Where the signed form of a draft goes, when nobody says otherwise."""
+    return draft.with_name(draft.name + ".signed")
 
 
 def write_new(path: Path, content: bytes) -> None:

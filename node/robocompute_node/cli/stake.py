@@ -9,6 +9,7 @@ import click
 
 from robocompute_node.cli.money import (
     AMOUNT,
+    Done,
     MovesMoney,
     currency_option,
     move,
@@ -89,10 +90,10 @@ def _unbonding(shown: dict[str, Any], currency: str) -> str:
 def register(data: Path, currency: str, unsigned: Path | None, as_json: bool) -> None:
     """Make the wallet a provider whose leases this node's key signs."""
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.register(currency)
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
+        return Done(sent=await purse.register(currency), told="registered")
 
-    move(data, act, told="registered", unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 @stake_command.command("add", cls=MovesMoney)
@@ -113,11 +114,12 @@ def add(
     """Bond AMOUNT more of what is free in the program, or what N slots in all still lack."""
     _one_of(amount is not None, slots is not None)
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.add_stake(currency, await _wanted(purse, currency, amount, slots))
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
+        added = await _wanted(purse, currency, amount, slots)
+        sent = await purse.add_stake(currency, added)
+        return _done(sent, added, currency, "staked")
 
-    told = "staked" if amount is None else f"{_text(amount)} {currency} staked"
-    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 @stake_command.command("remove", cls=MovesMoney)
@@ -144,17 +146,19 @@ def remove(
     """
     _one_of(amount is not None, slots is not None, everything)
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
         taken = amount
         if everything:
             found = await purse.stake(currency)
             taken = None if found is None else found.bonded
         elif slots is not None:
             taken = _times(slots, (await purse.chain.config()).slot_stake)
-        return await purse.remove_stake(currency, taken or _times(0, 0))
+        taken = taken or _times(0, 0)
+        sent = await purse.remove_stake(currency, taken)
+        told = "on its way out: `robocompute-node stake` shows until when"
+        return _done(sent, taken, currency, told)
 
-    told = "on its way out: `robocompute-node stake` shows until when"
-    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 @stake_command.command("claim")
@@ -166,10 +170,12 @@ def claim(data: Path, currency: str, unsigned: Path | None, as_json: bool) -> No
     """Take what has waited long enough; it is free in the program then, to be withdrawn."""
     now_s = int(time.time())  # noqa: TID251  the command reads the clock once
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.claim_stake(currency, now_s=now_s)
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
+        claimed = await purse.claimable(currency, now_s=now_s)
+        sent = await purse.claim_stake(currency)
+        return _done(sent, claimed, currency, "claimed into the balance")
 
-    move(data, act, told="claimed into the balance", unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 @stake_command.command("rotate-key")
@@ -183,11 +189,18 @@ def rotate_key(data: Path, currency: str, unsigned: Path | None, as_json: bool) 
     Once in an unbonding period. The node must not run with the old key any more.
     """
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.rotate_key(currency)
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
+        sent = await purse.rotate_key(currency)
+        return Done(sent=sent, told="this node's key signs the leases now")
 
-    move(
-        data, act, told="this node's key signs the leases now", unsigned=unsigned, as_json=as_json
+    move(data, act, unsigned=unsigned, as_json=as_json)
+
+
+def _done(sent: Sent, amount: MicroUnits, currency: str, told: str) -> Done:
+    return Done(
+        sent=sent,
+        told=f"{_text(amount)} {currency} {told}",
+        facts={"amount": _text(amount), "currency": currency},
     )
 
 

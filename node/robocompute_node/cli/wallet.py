@@ -10,10 +10,13 @@ import click
 from robocompute_node.cli.money import (
     ADDRESS,
     AMOUNT,
+    LIMIT,
+    Done,
     MovesMoney,
     ask,
     currency_option,
     move,
+    signed_name,
     unsigned_option,
     with_purse,
     write_new,
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from robocompute_protocol.identifiers import Address
     from robocompute_protocol.money import MicroUnits
     from robocompute_settlement.drafts import Draft
-    from robocompute_settlement.port import Sent
 
 draft_argument = click.argument(
     "file", type=click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -57,13 +59,18 @@ def wallet_command(context: click.Context, data: Path, as_json: bool) -> None:
     )  # fmt: skip
     head = [
         "", "in wallet", "available", "in channels", "staked", "unbonding", "fees owed",
-        "node may lock",
+        "allowance",
     ]  # fmt: skip
     say_table([[held[key] for key in keys] for held in shown["holdings"]], head=head)
     for held in shown["holdings"]:
         if held["delegate"]:
             until = held["delegate_expires"]
             say(f"{held['currency']}: the key {held['delegate']} may lock money until {until}")
+        if held["delegate"] not in (None, shown["node_key"]):
+            say(
+                f"! that is not this node's key {shown['node_key']}, which may lock no "
+                f"{held['currency']}: `robocompute-node wallet delegate set` hands the allowance over"
+            )
     for gas in shown["gas"]:
         hint = f" ({gas['hint']})" if gas["hint"] else ""
         say(f"SOL of the {gas['key']}: {gas['sol']}{hint}")
@@ -81,11 +88,15 @@ def deposit(
     """Move AMOUNT from the wallet into the settlement program, where jobs are paid from."""
     from robocompute_protocol.money import format_amount
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.deposit(currency, amount)
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
+        sent, moved = await purse.deposit(currency, amount), format_amount(amount)
+        return Done(
+            sent=sent,
+            told=f"{moved} {currency} deposited",
+            facts={"amount": moved, "currency": currency},
+        )
 
-    told = f"{format_amount(amount)} {currency} deposited"
-    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 @wallet_command.command("withdraw", cls=MovesMoney)
@@ -128,7 +139,7 @@ def pay_out(
     from robocompute_protocol.identifiers import to_base58
     from robocompute_protocol.money import format_amount
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
         payment = await purse.payment(currency, amount, to or purse.wallet)
         if to is None:
             where = "the wallet itself"
@@ -139,11 +150,13 @@ def pay_out(
         paid, left = format_amount(payment.amount), format_amount(payment.left)
         question = f"Pay {paid} {currency} to {where}, leaving {left}"
         ask(question, yes=yes or unsigned is not None)
-        return await purse.pay(payment)
+        return Done(
+            sent=await purse.pay(payment),
+            told=f"{paid} {currency} paid to {where}",
+            facts={"amount": paid, "currency": currency, "to": to_base58(payment.to)},
+        )
 
-    shown = "all that was free" if amount is None else f"{format_amount(amount)} {currency}"
-    told = f"{shown} paid to {'the wallet' if to is None else to_base58(to)}"
-    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 # --- the delegate -------------------------------------------------------------------------------
@@ -157,7 +170,7 @@ def delegate() -> None:
 @delegate.command("set")
 @click.option(
     "--allowance",
-    type=AMOUNT,
+    type=LIMIT,
     default="100.00",
     show_default=True,
     help="Most it may lock in all.",
@@ -182,11 +195,16 @@ def delegate_set(
 
     now_s = int(time.time())  # noqa: TID251  the command reads the clock once
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.delegate(currency, allowance, now_s=now_s, days=days)
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
+        sent = await purse.delegate(currency, allowance, now_s=now_s, days=days)
+        limit = format_amount(allowance)
+        return Done(
+            sent=sent,
+            told=f"the node's key may lock up to {limit} {currency} for {days} days",
+            facts={"allowance": limit, "currency": currency},
+        )
 
-    told = f"the node's key may lock up to {format_amount(allowance)} {currency} for {days} days"
-    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 @delegate.command("revoke")
@@ -197,11 +215,11 @@ def delegate_set(
 def delegate_revoke(data: Path, currency: str, unsigned: Path | None, as_json: bool) -> None:
     """Take the allowance away. Channels that are open stay open, and what is in them stays spent."""
 
-    async def act(purse: Purse, _config: NodeConfig) -> Sent:
-        return await purse.revoke(currency)
+    async def act(purse: Purse, _config: NodeConfig) -> Done:
+        sent = await purse.revoke(currency)
+        return Done(sent=sent, told="no key but the wallet's may lock money now")
 
-    told = "no key but the wallet's may lock money now"
-    move(data, act, told=told, unsigned=unsigned, as_json=as_json)
+    move(data, act, unsigned=unsigned, as_json=as_json)
 
 
 # --- signing elsewhere --------------------------------------------------------------------------
@@ -216,6 +234,12 @@ def delegate_revoke(data: Path, currency: str, unsigned: Path | None, as_json: b
     help="The wallet's key file. Default: wallet.json of DIR.",
 )
 @click.option(
+    "--program-id",
+    type=ADDRESS,
+    metavar="ADDRESS",
+    help="The settlement program. Default: that of DIR; where no node is, it is shown and asked.",
+)
+@click.option(
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -225,26 +249,42 @@ def delegate_revoke(data: Path, currency: str, unsigned: Path | None, as_json: b
 @inner_data_option
 @json_option
 def sign(
-    data: Path, file: Path, key: Path | None, out: Path | None, yes: bool, as_json: bool
+    data: Path,
+    file: Path,
+    key: Path | None,
+    program_id: Address | None,
+    out: Path | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Sign FILE, which `--unsigned` wrote. Needs no chain and no node: only the wallet's key.
 
     What the transaction does, and pays, is read off what is signed, and shown first. What this
     version does not know is not signed.
     """
+    from robocompute_node.config import CONFIG_NAME, WALLET_NAME
     from robocompute_node.config_file import load_config
-    from robocompute_node.keys import load_key
-    from robocompute_settlement.drafts import describe, draft_file, sign_draft
+    from robocompute_node.keys import NAME_A_KEY, load_key
+    from robocompute_protocol.identifiers import to_base58
+    from robocompute_settlement.drafts import describe, draft_file, program_of, sign_draft
 
-    config = load_config(data)
+    config = load_config(data) if (data / CONFIG_NAME).exists() else None
     draft = _read(file)
-    lines = describe(draft.message, config.chain.program_id)
+    secret = load_key(key or data / WALLET_NAME, otherwise=NAME_A_KEY)
+    known = config.chain.program_id if program_id is None and config is not None else program_id
+    program = known or program_of(draft.message)
+    lines = describe(draft.message, program)
     for line in lines:
         say(f"  {line}") if not as_json else None
-    ask("Sign this", yes=yes)
-    signed = sign_draft(draft, load_key(key or config.wallet_path).seed, config.chain.program_id)
-    target = out or file.with_name(file.name + ".signed")
-    write_new(target, draft_file(signed, config.chain.program_id))
+    if known is None and yes:
+        raise click.UsageError(
+            f"no node here knows the settlement program, and the file names {to_base58(program)}: "
+            "where that is right, add --program-id with it"
+        )
+    ask("Sign this" if known else f"Sign this, for the program {to_base58(program)}", yes=yes)
+    signed = sign_draft(draft, secret.seed, program)
+    target = out or signed_name(file)
+    write_new(target, draft_file(signed, program))
     if as_json:
         say_json({"signed": str(target), "what": list(lines)})
     else:
