@@ -36,6 +36,10 @@ class BlockhashExpired(ChainBusy):
     """The blockhash is not known, or no more: to be signed with another one."""
 
 
+class OutOfSol(ChainRefused):
+    """Whoever signs and pays cannot."""
+
+
 def error_of(code: int, message: str, data: Any, programs: tuple[str, ...] = ()) -> ChainError:
     """What an endpoint's error object means for the caller. ``programs``: see ``refusal_of``."""
     error = data.get("err") if isinstance(data, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -67,7 +71,7 @@ def refusal_of(
                 f"the chain has no room for the transaction: {error}", details=details
             )
         case "AccountNotFound" | "InsufficientFundsForFee" | {"InsufficientFundsForRent": _}:
-            return ChainRefused("the signer has no SOL for the fee: send it some", details=details)
+            return OutOfSol("the signer has no SOL for the fee: send it some", details=details)
         case {"InstructionError": [int(), "ComputationalBudgetExceeded"]}:
             # The accounts changed after the simulation; the next one sees that.
             return ChainBusy("the transaction needed more than it was given", details=details)
@@ -86,7 +90,7 @@ def _custom(number: int, program: str | None, details: dict[str, object]) -> Cha
     if program == ED25519:
         return ChainRefused("a voucher's signature is not valid", details=details)
     if program == SYSTEM and number == _SYSTEM_INSUFFICIENT:
-        return ChainRefused("the signer has too little SOL: send it some", details=details)
+        return OutOfSol("the signer has too little SOL: send it some", details=details)
     if number < FIRST_PROGRAM_ERROR:
         return ChainRefused(f"program {program or '?'} refused: error {number}", details=details)
     return ChainRefused(f"refused: {describe(number)}", number=number, details=details)

@@ -8,7 +8,7 @@ import trio
 from solders.keypair import Keypair
 
 from robocompute_protocol.errors import ChainRefused
-from robocompute_protocol.identifiers import Address, Digest, NodeKey
+from robocompute_protocol.identifiers import Address, Digest, NodeKey, to_base58
 from robocompute_protocol.leases import signing_bytes
 from robocompute_protocol.signing import verify
 from robocompute_settlement.addresses import associated_token_account
@@ -24,6 +24,7 @@ from robocompute_settlement.instructions import (
     verify_vouchers,
 )
 from robocompute_settlement.reading import SolanaReader
+from robocompute_settlement.refusals import OutOfSol
 from robocompute_settlement.rpc import Rpc
 from robocompute_settlement.sending import Sender
 from robocompute_settlement.subscriptions import Subscriptions
@@ -293,7 +294,12 @@ class SolanaSettlement(SolanaReader):
         """
         if self._key is None:
             raise ChainRefused("this adapter has no key to sign with: it only reads")
-        return await self._sender.send(instructions, self._key, also, journal=journal)
+        try:
+            return await self._sender.send(instructions, self._key, also, journal=journal)
+        except OutOfSol as exc:
+            raise ChainRefused(
+                f"{exc}, to {to_base58(self.signer)}", details=exc.details
+            ) from None
 
     async def send_signed(self, wire: bytes, last_valid_height: int | None) -> Sent:
         """Send and confirm a transaction that was signed elsewhere. It is never signed anew.
