@@ -10,7 +10,7 @@ from robocompute_protocol.errors import ChainBusy, ConfigError
 from robocompute_protocol.identifiers import to_base58
 
 if TYPE_CHECKING:
-    from robocompute_node.config import NodeConfig
+    from robocompute_node.config import ChainSettings, NodeConfig
 
 PATIENCE_S: Final = 5.0
 """A local chain answers in milliseconds, a public one within a second or two."""
@@ -18,6 +18,27 @@ PATIENCE_S: Final = 5.0
 
 class _Unanswered(Exception):
     """One address gives no answer that can be used."""
+
+
+async def require_answer(chain: ChainSettings) -> None:
+    """Return once an address of the chain answers, whatever is there.
+
+    Raises:
+        ChainBusy: none does.
+    """
+    silent: list[str] = []
+    for url in chain.rpc_url:
+        try:
+            await _ask(url, "getGenesisHash", [])
+        except _Unanswered as exc:
+            silent.append(str(exc))
+        else:
+            return
+    raise ChainBusy(
+        f"the chain at {chain.where} does not answer ({'; '.join(silent)}): start it (a local "
+        "world with `robocompute-node localnet up`), or name another with --rpc URL",
+        details={"rpc_url": chain.where},
+    )
 
 
 async def require_chain(config: NodeConfig) -> str:

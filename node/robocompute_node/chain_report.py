@@ -113,10 +113,8 @@ def verify(report: ChainReport, elf: bytes, *, authority: Address | None = None)
     if same:
         text = f"the committed build, sha256 {wanted}"
     else:
-        code = program.code.rstrip(b"\0")
-        text = (
-            f"another program: {len(code)} bytes, sha256 {sha256(code).hexdigest()}, not {wanted}"
-        )
+        found = program.binary
+        text = f"another program: {len(found)} bytes, sha256 {sha256(found).hexdigest()}, not {wanted}"
     checks = [Check(what="program", good=same, text=text), _authority(program, report, authority)]
     config = report.config
     if config is None:
@@ -178,5 +176,5 @@ def _program_json(program: DeployedProgram) -> dict[str, object]:
         "upgrade_authority": None if authority is None else to_base58(authority),
         "deployed_in_slot": program.slot,
         "room": len(program.code),
-        "sha256": sha256(program.code.rstrip(b"\0")).hexdigest(),
+        "sha256": sha256(program.binary).hexdigest(),
     }

@@ -32,6 +32,14 @@ WRITE_BYTES: Final = 900
 MIN_EXTENSION: Final = 10_240
 """Newer clusters extend a program by no less."""
 
+ELF_MAGIC: Final = b"\x7fELF"
+ELF_HEADER_BYTES: Final = 64
+_SECTIONS_AT: Final = Struct("<Q")
+_SECTIONS_AT_OFFSET: Final = 40
+"""Where an ELF header says at which byte the section table begins."""
+_SECTIONS: Final = Struct("<HH")
+_SECTIONS_OFFSET: Final = 58
+"""Where it says how large an entry of that table is, and how many there are."""
 _BUFFER: Final = Struct("<IB32s")
 _PROGRAM: Final = Struct("<I32s")
 _DATA: Final = Struct("<IQB32s")
@@ -55,6 +63,21 @@ class DeployedProgram:
     """When it was put there last."""
     code: bytes
     """The whole room, with zeros behind the program."""
+
+    @property
+    def binary(self) -> bytes:
+        """The program alone, byte for byte the file that was deployed.
+
+        A file may end in zeros itself: where it ends is what its own header says, whose section
+        table linkers write last. Of what has no such header, all but the zeros at its end.
+        """
+        if self.code[:4] == ELF_MAGIC and len(self.code) >= ELF_HEADER_BYTES:
+            (table,) = _SECTIONS_AT.unpack_from(self.code, _SECTIONS_AT_OFFSET)
+            size, count = _SECTIONS.unpack_from(self.code, _SECTIONS_OFFSET)
+            end = table + size * count
+            if ELF_HEADER_BYTES <= end <= len(self.code) and not any(self.code[end:]):
+                return self.code[:end]
+        return self.code.rstrip(b"\0")
 
 
 def read_buffer(account: ChainAccount) -> tuple[Address | None, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,16 @@ import trio
 
 from robocompute_node.chain_report import verify
 from robocompute_node.cli.chain import chain_command
+from robocompute_node.cli.chain_deploy import DEFAULTS
 from robocompute_node.cli.main import run_command
 from robocompute_node.core.deployment_policy import objection_to_times
 from robocompute_node.keys import KeyFile, make_key
 from robocompute_node.localnet.chains import LOCAL, EmbeddedProcess
 from robocompute_node.localnet.processes import start, stop
 from robocompute_protocol.identifiers import Digest, to_base58
+from robocompute_protocol.money import format_amount
 from robocompute_settlement.clusters import DEVNET, MAINNET, cluster_name, sol_text
+from robocompute_settlement.loader import DeployedProgram
 from robocompute_settlement.localworld import (
     GenesisPlan,
     found_world,
@@ -106,6 +110,34 @@ def test_verify_tells_a_program_that_differs_in_one_byte(
     assert not trio.run(checks, elf[: len(elf) // 2])["program"]
 
 
+def test_status_verify_and_the_file_of_the_build_name_one_hash(
+    place: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    elf = program_path().read_bytes()
+    assert elf.endswith(b"\0")  # so that the zeros behind it do not tell where it ends
+    committed = sha256(elf).hexdigest()
+    status, told = ask(capsys, "chain", "verify", *place)
+    assert (status, told["program"]["sha256"]) == (0, committed)
+    assert committed in told["checks"][0]["text"]
+    assert ask(capsys, "chain", "status", *place)[1]["program"]["sha256"] == committed
+
+
+def test_a_deployed_binary_ends_where_its_own_header_says() -> None:
+    elf = program_path().read_bytes()
+
+    def binary(code: bytes) -> bytes:
+        return DeployedProgram(
+            program_id=LOCAL.program_id, authority=None, slot=1, code=code
+        ).binary
+
+    for room in (0, 1, 10_240):
+        assert binary(elf + bytes(room)) == elf
+    # Bytes behind the section table belong to the program as well, and what is no ELF is as it is.
+    assert binary(elf + b"x" + bytes(9)) == elf + b"x"
+    assert binary(b"\x7fELF" + bytes(99)) == b"\x7fELF"
+    assert binary(b"small\0\0") == b"small"
+
+
 def test_the_admin_pauses_changes_and_hands_over(
     place: list[str], admin: KeyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,12 +154,23 @@ def test_the_admin_pauses_changes_and_hands_over(
     assert config() == before | {"fee_bps": 7}
     assert ask(capsys, "chain", "admin", "unpause", *place, *key)[0] == 0
     assert config()["paused"] is False
-    status, told = ask(capsys, "chain", "admin", "pause", *place, "--key", str(heir.path))
-    assert status == 1
-    assert told["error"]["code"] == "chain_refused"
     address = to_base58(heir.address)
+    heirs = ["--key", str(heir.path)]
+
+    def refused(*words: str) -> str:
+        status, told = ask(capsys, "chain", "admin", *words)
+        assert (status, told["error"]["code"]) == (1, "chain_refused")
+        return told["error"]["message"]
+
+    assert f"the admin is {to_base58(admin.address)}, not {address}" in refused(
+        "pause", *place, *heirs
+    )
+    assert f"propose {address}" in refused("accept", *place, *heirs)
+    assert run_command(["chain", "admin", "propose", "1" * 32, *place, *key]) == 2
+    assert "nobody has the key" in capsys.readouterr().err
     assert ask(capsys, "chain", "admin", "propose", address, *place, *key)[0] == 0
     assert config()["pending_admin"] == address
+    assert f"proposed as the next admin is {address}" in refused("accept", *place, *key)
     assert config()["admin"] == to_base58(admin.address)
 
 
@@ -145,18 +188,28 @@ def test_an_embedded_chain_takes_no_deployment_and_says_what_does(
 
 
 def test_a_deployment_is_asked_for_before_it_costs_anything(
-    place: list[str], admin: KeyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    def say_no(_text: str, **_options: object) -> bool:
-        return False
-
-    monkeypatch.setattr(click, "confirm", say_no)
-    words = ["chain", "deploy", "--data", str(tmp_path), *place[:2], "--key", str(admin.path)]
-    assert run_command(words) == 1
+    place: list[str], admin: KeyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "nothing here"
+    words = ["chain", "deploy", "--data", str(data), *place[:2], "--key", str(admin.path)]
+    assert run_command(words) == 2
     said = capsys.readouterr().err
     assert re.search(r"costs 0\.\d+ SOL", said)
-    assert "Nothing was done" in said
+    assert "add --yes" in said
+    # Not even the key of the program's address is made before somebody agreed.
+    assert not data.exists()
+
+
+def test_the_defaults_that_deploy_names_are_those_it_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(["chain", "deploy", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for name, value in DEFAULTS.items():
+        shown = format_amount(value) if name == "slot_stake" else str(value)
+        option = "--" + name.replace("_", "-")
+        assert f"{option} {shown.removesuffix('0000')}" in said
+        assert f"| `{option} " in DOCS.read_text()
 
 
 def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +225,10 @@ def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run_command(["chain", "status", "--rpc", "http://127.0.0.1:1", "--program", program]) == 1
     )
-    assert "cannot be reached" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "does not answer" in said
+    assert "--rpc URL" in said
 
 
 def test_on_mainnet_short_times_are_refused_and_elsewhere_not() -> None:

@@ -71,9 +71,11 @@ chain_command.add_command(recover_command)
 def _report(place: Place) -> ChainReport:
     import trio
 
+    from robocompute_node.chain_probe import require_answer
     from robocompute_node.chain_report import report_chain
 
     async def look() -> ChainReport:
+        await require_answer(place.chain)
         async with place.open() as chain:
             return await report_chain(chain, place.program_id)
 

@@ -17,9 +17,11 @@ from robocompute_node.cli.chain_options import (
     read_key,
     settings_options,
 )
+from robocompute_node.cli.money import ask
 from robocompute_node.cli.output import say, say_json, say_progress
 
 if TYPE_CHECKING:
+    from robocompute_node.keys import KeyFile
     from robocompute_protocol.identifiers import Address
     from robocompute_settlement.deployment import DeploymentPlan
     from robocompute_settlement.solana import SolanaSettlement
@@ -42,7 +44,10 @@ class Task:
 
     place: Place
     seed: bytes
-    program_seed: bytes | None
+    program_key: KeyFile | None
+    """Of the program's address; None for an upgrade."""
+    made: bool
+    """That key is new, and not in a file yet: nothing is written before the payer agreed."""
     elf: bytes
     room: int | None
     mints: tuple[Address, ...]
@@ -51,7 +56,14 @@ class Task:
     yes: bool
 
 
-@click.command("deploy")
+DEFAULTS_TEXT: Final = (
+    "Settings of a new Config, where nothing else is said: --slot-stake 100.00, --unbond-s 604800, "
+    "--min-challenge-s 86400, --fee-bps 100, --slash-bps 2000, --treasury the key's own. Where a "
+    "Config is, it is left as it is: `chain admin set` changes it."
+)
+
+
+@click.command("deploy", epilog=DEFAULTS_TEXT)
 @place_options
 @key_option
 @click.option(
@@ -76,7 +88,7 @@ def deploy_command(
     data: Path, rpc: str | None, program: str | None, as_json: bool, key: Path | None,
     program_key: Path | None, binary: Path | None, room: int | None, mints: tuple[str, ...],
     settings: dict[str, Any], yes: bool,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """Deploy or upgrade the settlement program, then set it up where it is not.
 
     May be interrupted and repeated: it goes on with what is missing. The cost is shown and asked
@@ -84,25 +96,27 @@ def deploy_command(
     """
     import trio
 
-    from robocompute_node.keys import load_key, make_key
+    from robocompute_node.keys import load_key
     from robocompute_protocol.identifiers import to_base58
     from robocompute_settlement.localworld import program_path
 
     if len(mints) > 2:
         raise click.BadParameter("one or two mints, USDC first", param_hint="--mint")
-    program_seed: bytes | None = None
+    pair: KeyFile | None = None
+    made = False
     if program is None or program_key is not None:
         path = program_key or data / "program.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pair = load_key(path) if path.exists() else make_key(path)
+        made = not path.exists()
+        pair = _new_key(path) if made else load_key(path)
         if program is not None and read_address(program, "--program") != pair.address:
             raise click.BadParameter(f"{path} is the key of {to_base58(pair.address)}",
                                      param_hint="--program")  # fmt: skip
-        program, program_seed = to_base58(pair.address), pair.seed
+        program = to_base58(pair.address)
     task = Task(
         place=place_of(data, rpc, program),
         seed=read_key(data, key).seed,
-        program_seed=program_seed,
+        program_key=pair,
+        made=made,
         elf=(binary or program_path()).read_bytes(),
         room=room,
         mints=tuple(read_address(mint, "--mint") for mint in mints),
@@ -110,40 +124,60 @@ def deploy_command(
         yes=yes,
     )
     done = trio.run(_deploy, task)
-    if done is None:
-        say_progress("Nothing was done.")
-        return 1
     if as_json:
         say_json(done)
-        return 0
+        return
     say(f"Program {done['program_id']}")
     say(f"  {'deployed' if done['signature'] else 'was there already, the very same'}")
-    say(f"  {'set up' if done['config_signature'] else 'Config was left as it is'}")
+    if done["config_signature"]:
+        say("  set up")
+    elif done["set_up"]:
+        say("  Config was left as it is")
+    else:
+        say("  no Config is there, and no node works without: repeat this with --mint ADDRESS, the "
+            "one of USDC first")  # fmt: skip
     say(f"Check it: robocompute-node chain verify --rpc {task.place.chain.rpc_url[0]} --program "
         f"{done['program_id']}")  # fmt: skip
-    return 0
 
 
-async def _deploy(task: Task) -> dict[str, Any] | None:
+def _new_key(path: Path) -> KeyFile:
+    """Think a key up that is to be kept at ``path``."""
+    import secrets
+
+    from robocompute_node.keys import SEED_BYTES, KeyFile, public_of
+
+    seed = secrets.token_bytes(SEED_BYTES)
+    return KeyFile(path=path, seed=seed, public=public_of(seed))
+
+
+async def _deploy(task: Task) -> dict[str, Any]:
     from solders.keypair import Keypair
 
+    from robocompute_node.chain_probe import require_answer
+    from robocompute_node.keys import make_key
     from robocompute_protocol.identifiers import to_base58
     from robocompute_settlement.administration import Administration
     from robocompute_settlement.deployment import Deployer
 
+    await require_answer(task.place.chain)
     async with task.place.open(seed=task.seed) as chain:
         await chain.connect()
         deployer = Deployer(chain, Keypair.from_seed(task.seed))
         program_id = task.place.program_id
         plan = await deployer.plan(task.elf, program_id, room=task.room)
-        sets_up = bool(task.mints) and not await chain.is_set_up()
+        set_up = await chain.is_set_up()
+        sets_up = bool(task.mints) and not set_up
         if sets_up:
             _refuse_unsafe(chain, task.settings)
-        if (plan is not None or sets_up) and not _agreed(plan, task, sets_up=sets_up):
-            return None
+        if plan is not None or sets_up:
+            _agree(plan, task, sets_up=sets_up)
+        pair = task.program_key
+        if pair is not None and task.made:
+            pair.path.parent.mkdir(parents=True, exist_ok=True)
+            make_key(pair.path, seed=pair.seed)
         signature = ""
         if plan is not None:
-            key = None if task.program_seed is None else Keypair.from_seed(task.program_seed)
+            key = None if pair is None else Keypair.from_seed(pair.seed)
             signature = await deployer.carry_out(plan, program_key=key, tell=say_progress)
         config_signature = ""
         if sets_up:
@@ -156,6 +190,7 @@ async def _deploy(task: Task) -> dict[str, Any] | None:
             "program_id": to_base58(program_id),
             "signature": signature,
             "config_signature": config_signature,
+            "set_up": set_up or sets_up,
             "cost_lamports": 0 if plan is None else plan.cost_lamports,
         }
 
@@ -174,8 +209,12 @@ def _refuse_unsafe(chain: SolanaSettlement, settings: dict[str, Any]) -> None:
         raise ConfigError(objection)
 
 
-def _agreed(plan: DeploymentPlan | None, task: Task, *, sets_up: bool) -> bool:
-    """Say what it will cost, and ask whether the payer wants that."""
+def _agree(plan: DeploymentPlan | None, task: Task, *, sets_up: bool) -> None:
+    """Say what it will cost, and return once the payer wants that.
+
+    Raises:
+        NotConfirmed: no, or there is no terminal to ask on.
+    """
     from robocompute_protocol.identifiers import to_base58
     from robocompute_settlement.clusters import sol_text
     from robocompute_settlement.embedded.genesis import rent_exempt
@@ -189,4 +228,4 @@ def _agreed(plan: DeploymentPlan | None, task: Task, *, sets_up: bool) -> bool:
         say_progress(f"  {len(plan.elf)} bytes, room for {plan.room}, "
                      f"{len(plan.missing)} pieces to write")  # fmt: skip
     say_progress(f"  costs {sol_text(cost)} SOL; {sol_text(needed)} SOL are needed for it now")
-    return task.yes or click.confirm("Pay that?", err=True)
+    ask(f"Pay {sol_text(cost)} SOL for that", yes=task.yes)

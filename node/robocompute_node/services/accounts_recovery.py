@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from robocompute_node.accounting_bills import bills_of
+from robocompute_node.api.views import iso
 from robocompute_node.services.chain_books import read_books
 from robocompute_node.services.channels import CHANNELS, ChannelPhase, ChannelRecord
 from robocompute_node.services.earnings import EARNINGS, EarningRecord
@@ -201,7 +202,11 @@ def _settlements(books: ChainBooks, wallet: Address) -> list[dict[str, object]]:
             "fee": format_amount(line.fee),
             "voucher_cumulative": format_amount(line.end),
             "transaction": None if line.evidence is None else line.evidence.signature,
-            "time_s": None if line.evidence is None else line.evidence.time_s,
+            "settled_at": (
+                iso(line.evidence.time_s * 1000)
+                if line.evidence is not None and line.evidence.time_s
+                else None
+            ),
         }
         for _, story in sorted(books.journal.channels.items())
         for bill in bills_of(story, ())
