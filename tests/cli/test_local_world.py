@@ -145,6 +145,10 @@ def test_status_and_down_of_no_world_say_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(["localnet", "status", "--dir", str(tmp_path)]) == 1
-    assert "localnet up" in capsys.readouterr().out
+    said = capsys.readouterr().err
+    assert said.startswith("robocompute-node: no local world is up")
+    assert "localnet up" in said
+    assert run_command(["localnet", "reset", "--dir", str(tmp_path / "none")]) == 0
+    assert "nothing was deleted" in capsys.readouterr().out
     assert run_command(["localnet", "down", "--dir", str(tmp_path)]) == 0
     assert "was not up" in capsys.readouterr().out

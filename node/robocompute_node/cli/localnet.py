@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robocompute_node.cli.options import json_option
-from robocompute_node.cli.output import say, say_json, say_progress, say_table
+from robocompute_node.cli.output import say, say_error, say_json, say_progress, say_table
 
 if TYPE_CHECKING:
     import trio
@@ -115,7 +115,7 @@ def status(folder: Path, as_json: bool) -> int:
     if as_json:
         say_json(shown)
     elif record is None:
-        say(f"No local world is up in {folder}: `robocompute-node localnet up` starts it.")
+        say_error(f"no local world is up in {folder}: `robocompute-node localnet up` starts it")
     else:
         _say_world(shown)
     return 0 if shown["up"] else 1
@@ -126,9 +126,12 @@ def status(folder: Path, as_json: bool) -> int:
 @json_option
 def reset(folder: Path, as_json: bool) -> None:
     """End the world and delete its folder: keys, money and history."""
+    was_there = folder.exists()
     _world(folder).reset(say_progress)
     if as_json:
-        say_json({"reset": str(folder)})
+        say_json({"reset": str(folder), "was_there": was_there})
+    elif not was_there:
+        say(f"There is no {folder}: nothing was deleted.")
     else:
         say(f"{folder} is gone; the next `localnet up` founds a new world.")
 
