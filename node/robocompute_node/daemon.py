@@ -182,7 +182,15 @@ class _Node:
             self._blobs,
             exchange,
             market,
-            Matchmaking(network, market, self._chain, clock, self._wallet, config),
+            Matchmaking(
+                network,
+                market,
+                self._chain,
+                clock,
+                self._wallet,
+                config,
+                unsafe=lambda: self._program.unsafe,
+            ),
             MetricsInbox(store, config.aspara_dir),
         )
         await services.start(partial(market.run, classes=CLASSES, source=self._offer_source))
@@ -202,7 +210,7 @@ class _Node:
             tower.register(network)
             await services.start(tower.run)
         if earnings is not None and config.watchtower.of:
-            await services.start(VoucherDeposits(store, network, earnings, config).run)
+            await services.start(VoucherDeposits(network, earnings, config).run)
         api = OwnerApi(
             Parts(
                 config=config,
@@ -216,7 +224,7 @@ class _Node:
                 channels=channels,
                 rentals=rentals,
                 provider_status=self._provider_status,
-                waits_for=lambda: self._program.waits_for,
+                waits_for=lambda: self._program.missing,
                 alarms=reconciler.summary,
                 version=_version(),
                 money=Accounts(

@@ -53,7 +53,7 @@ from robocompute_node.services.task_book import TaskBook
 from robocompute_node.services.voucher_deposits import VoucherDeposits
 from robocompute_node.services.watchtower import Watchtower
 from robocompute_protocol.errors import RoboComputeError
-from robocompute_protocol.identifiers import Address, NodeKey, digest
+from robocompute_protocol.identifiers import Address, Digest, NodeKey, digest
 from robocompute_protocol.messages import CLASSES, FileEntry, Manifest, Offer, Requirements
 from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.signing import SigningKey
@@ -180,7 +180,11 @@ class FakeNode:
         self.exchange.register()
         source = None
         self.program = ProgramView(
-            self.chain, self.wallet, USDC, genesis=lambda: None, told=self._chain_answered
+            self.chain,
+            self.wallet,
+            USDC,
+            genesis=lambda: self.world.genesis,
+            told=self._chain_answered,
         )
         await services.start(self.program.run)
         if config.is_provider:
@@ -200,7 +204,15 @@ class FakeNode:
             self.blobs,
             self.exchange,
             market,
-            Matchmaking(network, market, self.chain, clock, self.wallet, config),
+            Matchmaking(
+                network,
+                market,
+                self.chain,
+                clock,
+                self.wallet,
+                config,
+                unsafe=lambda: self.program.unsafe,
+            ),
             self.inbox,
         )
         await services.start(partial(market.run, classes=CLASSES, source=source))
@@ -232,7 +244,7 @@ class FakeNode:
             self.tower.register(network)
             await services.start(self.tower.run)
         if earnings is not None and config.watchtower.of:
-            await services.start(VoucherDeposits(store, network, earnings, config).run)
+            await services.start(VoucherDeposits(network, earnings, config).run)
         self.api = OwnerApi(
             Parts(
                 config=config,
@@ -246,7 +258,7 @@ class FakeNode:
                 channels=self.channels,
                 rentals=self.rentals,
                 provider_status=dict[str, object],
-                waits_for=lambda: self.program.waits_for,
+                waits_for=lambda: self.program.missing,
                 alarms=self.reconciler.summary,
                 version="test",
                 money=self.money,
@@ -408,6 +420,7 @@ class World:
         self.clock = Clock()
         self.chain = FakeChain(now_s=lambda: self.clock.now_ms() / 1000, mints=(USDC, USDT))
         self.nodes: list[FakeNode] = []
+        self.genesis: Digest | None = None
 
     def introduce(self, newcomer: FakeNetwork) -> None:
         """Connect a node that just started to all the others, as bootstrap addresses would."""

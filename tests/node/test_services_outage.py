@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,6 +11,8 @@ from fake_world import FakeNode, World, fake_world
 from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Pause, Say
 from robocompute_node.services.channels import ChannelPhase
+from robocompute_protocol.money import Millis
+from robocompute_settlement.clusters import MAINNET
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +110,32 @@ async def test_an_idle_channel_is_closed_and_its_rest_is_back_whatever_restarts_
         payee = world.check_agreed(client, provider)
         assert payee.settled == payee.ledger.owed > 0
         world.check_money()
+
+
+async def test_unsafe_settings_stop_new_leases_and_nothing_else(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        safe = replace(world.chain.settings, unbond_s=30 * 86_400, min_challenge_s=86_400)
+        provider, client, task_id = await working(world, pause_ms=120_000)
+        world.genesis = MAINNET  # and its admin's times are days too short
+        await trio.sleep(40)
+        assert "unbond" in str(provider.offering.summary()["not_letting"])
+        assert "unbond" in str(client.api.node_status()["chain"])
+        assert provider.offering.announced(Millis(1), ()) is None
+        waiting = await client.submit("run", wait=True)
+        assert (await client.until_ended(task_id)).status is TaskStatus.COMPLETED
+        channel = client.channel_with(provider).channel
+        await client.channels.request_close(channel)
+        await trio.sleep(1_000)
+        payee = world.check_agreed(client, provider)
+        assert payee.settled == payee.ledger.owed > 0
+        assert channel not in world.chain.ledger.channels
+        assert client.api.task(waiting).started_ms is None
+        told = client.tasks.log(waiting).read(after=0, limit=1_000)
+        assert "nothing is rented" in str(told[-1].data)
+        assert world.chain.ledger.channels == {}
+        world.chain.settings = safe
+        await trio.sleep(40)
+        assert provider.offering.summary()["not_letting"] is None
+        assert "unbond" not in str(client.api.node_status()["chain"])

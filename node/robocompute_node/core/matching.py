@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from robocompute_protocol.messages import Offer, Requirements
 
 
-PASSING: Final = frozenset({"busy", "just_restored", "waits_for_chain"})
+PASSING: Final = frozenset({"busy", "just_restored", "waits_for_chain", "unsafe_deployment"})
 """Refusals that say nothing against a provider: the same request may be granted in a while."""
 
 

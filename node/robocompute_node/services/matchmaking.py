@@ -22,6 +22,8 @@ from robocompute_protocol.messages import (
 from robocompute_protocol.money import MicroUnits, Millis
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
     from robocompute_node.core.tasks import TaskRecord
@@ -81,7 +83,11 @@ class Matchmaking:
         clock: Clock,
         wallet: Address,
         config: NodeConfig,
+        *,
+        unsafe: Callable[[], str | None],
     ) -> None:
+        """Put together what decides. While ``unsafe`` says why not, nobody is asked."""
+        self._unsafe = unsafe
         self._chain = chain
         self._stakes: dict[NodeKey, _KnownStake] = {}
         self._away: dict[NodeKey, Millis] = {}
@@ -102,6 +108,9 @@ class Matchmaking:
 
     async def find(self, task: TaskRecord) -> Quoted | NotMatched:
         """Ask the providers that fit, best first, until one quotes."""
+        unsafe = self._unsafe()
+        if unsafe is not None:
+            return NotMatched(f"nothing is rented: {unsafe}", busy=True, failed=())
         now = self._clock.now_ms()
         away = self._away_now(now)
         offers = [entry.offer for entry in self._market.book.live(now)]

@@ -141,6 +141,8 @@ class Offering:
             return Objection(
                 "waits_for_chain", f"this provider waits for {self._program.waits_for}"
             )
+        if self._program.unsafe is not None:
+            return Objection("unsafe_deployment", self._program.unsafe)
         if self._carried() == 0:
             return Objection("no_stake", "this provider's stake carries no slot")
         return None

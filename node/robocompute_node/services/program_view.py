@@ -1,7 +1,8 @@
 """The settlement program, and a provider's own stake in it, as the chain last showed them.
 
 A node starts without them: while the chain is out it goes on with what runs, says what it waits
-for, and lets nothing new.
+for, and lets nothing new. It goes on as well where the deployment's settings are not safe, or are so no
+more: what is owed is settled, and nothing new is let or rented until they are safe.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import trio
 
 from robocompute_node.core.deployment_policy import objection_to_deployment
-from robocompute_protocol.errors import ChainError, ChainRefused, ConfigError
+from robocompute_protocol.errors import ChainError, ChainRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,15 +62,18 @@ class ProgramView:
         self.stake: StakeView | None = None
         self.waits_for = "the chain's first answer"
         """What is missing, in words; "" while the chain answers."""
+        self.unsafe: str | None = None
+        """Why nobody should be paid through this deployment as its settings are now, or None."""
+
+    @property
+    def missing(self) -> str:
+        """What stands against new leases, in words; "" for nothing."""
+        return self.waits_for or (f"a safe deployment: {self.unsafe}" if self.unsafe else "")
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
-        """Ask from time to time until cancelled. Started after the first try, whatever it brought.
-
-        Raises:
-            ConfigError: what is deployed is not safe to be paid through on this chain.
-        """
+        """Ask from time to time until cancelled. Started after the first try, whatever it brought."""
         with trio.move_on_after(FIRST_SECONDS):
             await self._look()
         task_status.started()
@@ -87,9 +91,12 @@ class ProgramView:
             self._missing(f"the chain: {exc}")
         else:
             genesis = self._genesis()
-            objection = None if genesis is None else objection_to_deployment(genesis, config)
-            if objection is not None:
-                raise ConfigError(objection)
+            unsafe = None if genesis is None else objection_to_deployment(genesis, config)
+            if unsafe is not None and unsafe != self.unsafe:
+                log.error("nothing new is let or rented: %s", unsafe)
+            elif unsafe is None and self.unsafe is not None:
+                log.info("the deployment's settings are safe again")
+            self.unsafe = unsafe
             if self.waits_for and self.config is not None:
                 log.info("the chain answers again")
             self.config, self.stake, self.waits_for = config, stake, ""
