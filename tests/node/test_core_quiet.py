@@ -10,6 +10,7 @@ from robocompute_node.core.quiet import (
     QUIET,
     Kept,
     Mark,
+    quiet_after_clock,
     quiet_after_rotation,
     what_was_lost,
 )
@@ -78,3 +79,19 @@ def test_a_key_that_took_over_a_stake_waits_until_the_former_ones_ticks_cannot_c
 
 def test_the_wait_is_longer_than_any_tick() -> None:
     assert QUIET >= 330_000
+
+
+def test_a_clock_that_was_set_back_is_waited_out_until_all_it_signed_is_over() -> None:
+    kept = replace(KEPT, latest_ms=Millis(NOW + 90_000), signed_ms=Millis(NOW + 60_000))
+    assert (
+        quiet_after_clock(kept, now_ms=NOW) == NOW + 90_000
+    )  # what was forgotten is over by then
+    assert quiet_after_clock(kept, now_ms=Millis(NOW + 90_000)) == 0
+
+
+def test_a_clock_that_was_years_ahead_and_signed_nothing_then_costs_no_years() -> None:
+    ahead = Millis(NOW + 10 * 365 * 86_400_000)
+    kept = replace(KEPT, latest_ms=ahead, signed_ms=Millis(NOW - 1_000))
+    assert quiet_after_clock(kept, now_ms=NOW) == NOW - 1_000 + QUIET
+    assert quiet_after_clock(kept, now_ms=Millis(NOW + QUIET)) == 0
+    assert quiet_after_clock(replace(kept, signed_ms=Millis(0)), now_ms=NOW) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,7 +93,8 @@ async def test_a_lost_or_restored_store_lets_nothing_for_330_seconds_and_says_un
         answer = asked(client, provider)
         assert isinstance(answer, Refused)
         assert answer.code == "just_restored"
-        assert "leases again at" in answer.message
+        day = datetime.fromtimestamp(provider.quiet.until_ms / 1_000, tz=UTC).strftime("%Y-%m-%d")
+        assert f"leases again at {day}" in answer.message
         assert provider.offering.summary()["not_letting"] == answer.message
         waiting = await client.submit("run", wait=True)
         await trio.sleep(WAIT_S / 2)

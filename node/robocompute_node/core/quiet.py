@@ -39,6 +39,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     quiet_until_ms: Millis = Millis(0)
     latest_ms: Millis = Millis(0)
     """The latest the node's clock showed when anything about a letting was stored."""
+    signed_ms: Millis = Millis(0)
+    """The same for what was signed: no tick ends later than ``QUIET`` after it."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,11 +83,13 @@ def quiet_after_clock(kept: Kept | None, *, now_ms: Millis) -> Millis:
     """Return until when nothing is signed by a clock that shows less than it once did; or 0.
 
     Of a client that was served, the node keeps only what is not over yet by its clock. Set back, the
-    clock would run a second time through moments that were let already.
+    clock would run a second time through moments that were let already: until the last of them is
+    over. A clock that was ahead while nothing was signed is nothing to wait for, however far.
     """
     if kept is None or now_ms >= kept.latest_ms:
         return Millis(0)
-    return kept.latest_ms
+    until = Millis(min(kept.latest_ms, kept.signed_ms + QUIET))
+    return until if until > now_ms else Millis(0)
 
 
 def quiet_after_rotation(

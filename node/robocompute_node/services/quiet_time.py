@@ -90,6 +90,7 @@ class QuietTime:
             keys=known if known[-1:] == (key,) else (*known, key)[-KEYS_KNOWN:],
             quiet_until_ms=quiet_until,
             latest_ms=Millis(0) if kept is None else kept.latest_ms,
+            signed_ms=Millis(0) if kept is None else kept.signed_ms,
         )
         with store.transaction() as txn:
             txn.put(KEPT, KEPT_KEY, self._kept)
@@ -112,10 +113,12 @@ class QuietTime:
 
         ``mark`` before a tick is sent.
         """
+        now = self._clock.now_ms()
         kept = replace(
             self._kept,
             ticks=self._kept.ticks + signed,
-            latest_ms=Millis(max(self._kept.latest_ms, self._clock.now_ms())),
+            latest_ms=Millis(max(self._kept.latest_ms, now)),
+            signed_ms=Millis(max(self._kept.signed_ms, now)) if signed else self._kept.signed_ms,
         )
         txn.put(KEPT, KEPT_KEY, kept)
         txn.after(lambda: setattr(self, "_kept", kept))
@@ -149,4 +152,4 @@ class QuietTime:
 
 
 def _time(moment: Millis) -> str:
-    return datetime.fromtimestamp(moment / 1_000, tz=UTC).strftime("%H:%M:%S UTC")
+    return datetime.fromtimestamp(moment / 1_000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
