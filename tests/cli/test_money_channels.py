@@ -12,8 +12,10 @@ from money_world import CHALLENGE_S, Owner, found_owner, open_channel, settle
 from settlement_chains import ChainWorld, embedded_world
 
 from robocompute_node.services.earnings import EARNINGS, EarningRecord
+from robocompute_node.services.reconciler import ALARMS, Alarm
 from robocompute_node.store import Store
 from robocompute_protocol.identifiers import to_base58
+from robocompute_protocol.money import Millis
 from robocompute_protocol.vouchers import PayeeLedger
 
 if TYPE_CHECKING:
@@ -177,6 +179,22 @@ def test_a_lost_store_comes_back_from_the_chain_and_only_into_a_fresh_one(
     status, out, _ = provider.types("chain", "recover", "--force")
     assert status == 0
     assert "Not known any more" in out
+
+
+def test_an_alarm_is_shown_and_accepted_only_with_a_yes(client: Owner) -> None:
+    alarm = Alarm(kind="balance_low", channel=None, text="5 left", since_ms=Millis(1), amount=5)
+    store = Store(client.config.store_dir)
+    store.declare(ALARMS)
+    with store.transaction() as txn:
+        txn.put(ALARMS, b"balance_low", alarm)
+    store.close()
+    assert "! balance_low: 5 left" in client.types("channels")[1]
+    status, out, err = client.types("channels", "accept", "balance_low")
+    assert (status, "5 left" in out, "--yes" in err) == (2, True, True)
+    (accepted,) = client.json("channels", "accept", "balance_low", "--yes")["accepted"]
+    assert accepted["text"] == "5 left"
+    assert client.json("channels")["alarms"] == []
+    assert "no alarm" in client.refused("channels", "accept", "balance_low", "--yes")
 
 
 def test_nothing_is_recovered_into_a_store_that_a_node_uses(client: Owner) -> None:

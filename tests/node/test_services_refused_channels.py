@@ -12,6 +12,7 @@ from fake_world import fake_world
 from robocompute_node.core.reconciling import Kind
 from robocompute_node.executor.fake import Pause
 from robocompute_node.services.channels import ChannelPhase
+from robocompute_node.services.earnings import RETIRED_MS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,26 @@ async def test_a_channel_that_its_provider_is_closing_is_replaced_by_another(
         assert ran.exit_code == 0
         assert [r.phase is ChannelPhase.OPEN for r in client.channels.all()] == [False, True]
         assert client.channels.get(old.channel).ledger.open == ()
+
+
+async def test_a_channel_whose_close_was_begun_and_never_signed_is_used_again(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.start(await world.provider(script=lambda _: (Pause(1_000),)))
+        client = await world.start(await world.client())
+        await client.until_ended(await client.submit("run"))
+        (record,) = provider.earnings.all()
+        provider.earnings.retire(record.channel)
+        record = provider.earnings.all()[0]
+        objection = provider.earnings.objection_to_use(record)
+        assert objection is not None
+        assert objection.code == "channel_closing"
+        await trio.sleep(RETIRED_MS / 1_000)
+        assert provider.earnings.objection_to_use(record) is None
+        ran = await client.until_ended(await client.submit("run"))
+        assert ran.exit_code == 0
+        assert len(client.channels.all()) == 1
 
 
 async def test_after_an_alarm_on_a_channel_its_client_goes_on_over_another(
