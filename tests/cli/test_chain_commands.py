@@ -231,6 +231,22 @@ def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--rpc URL" in said
 
 
+def test_without_a_node_the_options_that_do_without_are_named(
+    place: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = ["--data", str(tmp_path)]
+    for words, options in (
+        (["status"], "--rpc URL and --program ADDRESS"),
+        (["status", *place[:2]], "--program ADDRESS"),
+        (["deploy"], "--rpc URL"),
+        (["deploy", *place[:2]], "--key FILE"),
+        (["admin", "pause", *place], "--key FILE"),
+    ):
+        assert run_command(["chain", *words, *nowhere]) == 2
+        assert f"there is no node in {tmp_path}: add {options}, or" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_on_mainnet_short_times_are_refused_and_elsewhere_not() -> None:
     week, day = 7 * DAY_S, DAY_S
     assert objection_to_times(MAINNET, unbond_s=week, min_challenge_s=day) is None

@@ -14,7 +14,7 @@ from robocompute_node.cli.options import inner_data_option, json_option
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from robocompute_node.config import ChainSettings
+    from robocompute_node.config import ChainSettings, NodeConfig
     from robocompute_protocol.identifiers import Address
     from robocompute_settlement.solana import SolanaSettlement
 
@@ -122,10 +122,10 @@ def place_of(data: Path, rpc: str | None, program: str | None) -> Place:
         ConfigError: something was not named, and there is no such node.
     """
     from robocompute_node.config import ChainSettings
-    from robocompute_node.config_file import load_config
 
-    named = rpc is not None and program is not None
-    chain = ChainSettings() if named else load_config(data).chain
+    wanting = ["--rpc URL"] if rpc is None else []
+    wanting += ["--program ADDRESS"] if program is None else []
+    chain = _node_of(data, " and ".join(wanting)).chain if wanting else ChainSettings()
     if rpc is not None:
         chain = replace(chain, rpc_url=(_url(rpc),))
     if program is not None:
@@ -139,12 +139,24 @@ def read_key(data: Path, key: Path | None) -> Any:
     Raises:
         ConfigError: it cannot be used.
     """
-    from robocompute_node.config_file import load_config
     from robocompute_node.keys import NAME_A_KEY, load_key, load_wallet
 
     if key is None:
-        return load_wallet(load_config(data))
+        return load_wallet(_node_of(data, "--key FILE"))
     return load_key(key, otherwise=NAME_A_KEY)
+
+
+def _node_of(data: Path, options: str) -> NodeConfig:
+    """Load the node's settings; where there is none, say which options do without one."""
+    from robocompute_node.config import CONFIG_NAME
+    from robocompute_node.config_file import load_config
+    from robocompute_protocol.errors import ConfigError
+
+    if not (data / CONFIG_NAME).exists():
+        raise ConfigError(
+            f"there is no node in {data}: add {options}, or name one with --data DIR"
+        )
+    return load_config(data)
 
 
 def read_address(text: str, option: str) -> Address:
