@@ -64,7 +64,7 @@ class FakeSettlement(FakeStaking):
                 alloc_root=Digest(bytes(32)),
             )
         )  # fmt: skip
-        return self._note(
+        return await self._note(
             "open_channel",
             self._build.open_channel(
                 authority=self._signer, payer=payer, payee=payee, mint=mint,
@@ -90,7 +90,7 @@ class FakeSettlement(FakeStaking):
         self._spend(balance, amount)
         deposit = MicroUnits(view.deposit + amount)
         self._put(replace(view, deposit=deposit))
-        return self._note(
+        return await self._note(
             "top_up",
             self._build.top_up(authority=self._signer, channel=view, amount=amount),
             events.ToppedUp(channel=view.channel, amount=amount, deposit=deposit),
@@ -113,7 +113,7 @@ class FakeSettlement(FakeStaking):
             for claim in claims
             for meta in self._settle_accounts(claim).accounts
         }
-        return self._chain.note("settle", {*touched, self._signer}, told)
+        return await self._chain.took("settle", {*touched, self._signer}, told)
 
     def _settle_accounts(self, claim: SettleClaim) -> Instruction:
         return self._build.settle(
@@ -151,7 +151,7 @@ class FakeSettlement(FakeStaking):
         if self._signer != view.payee:
             self._authorised(self._balance(view.payee, view.mint))
         accounts = self._build.close_by_payee(authority=self._signer, channel=view)
-        return self._close("close_by_payee", accounts, view)
+        return await self._close("close_by_payee", accounts, view)
 
     async def request_close(self, channel: ChannelView) -> Sent:
         await self._begin("request_close")
@@ -159,11 +159,11 @@ class FakeSettlement(FakeStaking):
         self._authorised(self._balance(view.payer, view.mint))
         accounts = self._build.request_close(authority=self._signer, channel=view)
         if view.closing:
-            return self._note("request_close", accounts)
+            return await self._note("request_close", accounts)
         close_at = self._now_s + view.challenge_s
         self._put(replace(view, close_at_s=close_at))
         told = events.CloseRequested(channel=view.channel, payee=view.payee, close_at=close_at)
-        return self._note("request_close", accounts, told)
+        return await self._note("request_close", accounts, told)
 
     async def finalize_close(self, channel: ChannelView) -> Sent:
         await self._begin("finalize_close")
@@ -172,9 +172,9 @@ class FakeSettlement(FakeStaking):
             raise refused(6021)
         if self._chain.now_s() < view.close_at_s:
             raise refused(6022)
-        return self._close("finalize_close", self._build.finalize_close(channel=view), view)
+        return await self._close("finalize_close", self._build.finalize_close(channel=view), view)
 
-    def _close(self, name: str, accounts: Instruction, view: ChannelView) -> Sent:
+    async def _close(self, name: str, accounts: Instruction, view: ChannelView) -> Sent:
         payer = self._balance(view.payer, view.mint)
         rest = MicroUnits(view.deposit - view.settled)
         self._set(replace(payer, available=MicroUnits(payer.available + rest)))
@@ -184,7 +184,7 @@ class FakeSettlement(FakeStaking):
             channel=view.channel, payer=view.payer, payee=view.payee, settled=view.settled,
             refunded=rest,
         )  # fmt: skip
-        return self._note(name, accounts, told)
+        return await self._note(name, accounts, told)
 
     # --- wallets --------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class FakeSettlement(FakeStaking):
         balance = self._balance(self._signer, mint)
         available = MicroUnits(balance.available + amount)
         self._set(replace(balance, available=available))
-        return self._note(
+        return await self._note(
             "deposit",
             self._build.deposit(owner=self._signer, mint=mint, amount=amount),
             events.Deposited(owner=self._signer, mint=mint, amount=amount, available=available),
@@ -222,7 +222,7 @@ class FakeSettlement(FakeStaking):
             owner=self._signer, mint=mint, destination=account, amount=amount,
             available=available,
         )  # fmt: skip
-        return self._note(
+        return await self._note(
             "withdraw",
             self._build.withdraw(
                 owner=self._signer, mint=mint, destination=account, amount=amount
@@ -248,7 +248,7 @@ class FakeSettlement(FakeStaking):
         told = events.DelegateSet(
             owner=self._signer, mint=mint, delegate=named, allowance=allowance, expires=expires_s
         )
-        return self._note(
+        return await self._note(
             "set_delegate",
             self._build.set_delegate(
                 owner=self._signer, mint=mint, delegate=delegate, allowance=allowance,

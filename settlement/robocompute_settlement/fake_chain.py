@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ from robocompute_settlement.port import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
     from robocompute_protocol.errors import ChainError
     from robocompute_settlement.events import ChainEvent
@@ -103,11 +104,24 @@ class FakeChain:
         )
         self.now_s = now_s
         self.fault: Callable[[str], ChainError | None] = lambda _name: None
+        self.delay: Callable[[], float] = lambda: 0.0
+        """Seconds that the next request takes to get there, or its answer to come back."""
         self.ledger = Ledger()
         self.sent: list[Landed] = []
         """Oldest first."""
         self.changed = trio.Event()
         self._history: list[tuple[float, Ledger]] = [(float("-inf"), Ledger())]
+
+    async def way(self) -> None:
+        """Travel one way."""
+        await trio.sleep(self.delay())
+
+    @asynccontextmanager
+    async def asked(self) -> AsyncGenerator[None]:
+        """What the block reads is the chain's state of one moment, and known a while later."""
+        await self.way()
+        yield
+        await self.way()
 
     def found(self, owner: Address, *, lamports: int, tokens: int = 0) -> None:
         """Give a wallet SOL, and tokens of the first mint."""
@@ -143,6 +157,14 @@ class FakeChain:
 
     def _signature(self) -> str:
         return hashlib.sha256(f"transaction {len(self.sent)}".encode()).hexdigest()
+
+    async def took(
+        self, name: str, touched: Iterable[Address], events: Iterable[ChainEvent] = ()
+    ) -> Sent:
+        """Record a transaction that was taken; who sent it knows a while later."""
+        sent = self.note(name, touched, events)
+        await self.way()
+        return sent
 
     def note(
         self, name: str, touched: Iterable[Address], events: Iterable[ChainEvent] = ()

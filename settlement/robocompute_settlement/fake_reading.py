@@ -54,68 +54,68 @@ class FakeReader:
         return self._signer
 
     async def config(self) -> ConfigView:
-        await trio.lowlevel.checkpoint()
-        return self._chain.settings
+        async with self._chain.asked():
+            return self._chain.settings
 
     async def balance(
         self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
     ) -> BalanceView | None:
-        await trio.lowlevel.checkpoint()
-        return self._chain.at(at).balances.get((owner, mint))
+        async with self._chain.asked():
+            return self._chain.at(at).balances.get((owner, mint))
 
     async def channel(
         self, channel: ChannelId, *, at: Commitment = Commitment.CONFIRMED
     ) -> ChannelView | None:
-        await trio.lowlevel.checkpoint()
-        return self._chain.at(at).channels.get(channel)
+        async with self._chain.asked():
+            return self._chain.at(at).channels.get(channel)
 
     async def channels_of(
         self, owner: Address, *, mint: Address | None = None,
         at: Commitment = Commitment.CONFIRMED,
     ) -> tuple[ChannelView, ...]:  # fmt: skip
-        await trio.lowlevel.checkpoint()
-        return tuple(
-            view
-            for _, view in sorted(self._chain.at(at).channels.items())
-            if owner in (view.payer, view.payee) and mint in (None, view.mint)
-        )
+        async with self._chain.asked():
+            return tuple(
+                view
+                for _, view in sorted(self._chain.at(at).channels.items())
+                if owner in (view.payer, view.payee) and mint in (None, view.mint)
+            )
 
     async def stake_of(
         self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
     ) -> StakeView | None:
-        await trio.lowlevel.checkpoint()
-        return self._chain.at(at).stakes.get((owner, mint))
+        async with self._chain.asked():
+            return self._chain.at(at).stakes.get((owner, mint))
 
     async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
-        await trio.lowlevel.checkpoint()
-        return MicroUnits(self._chain.ledger.tokens[owner, mint])
+        async with self._chain.asked():
+            return MicroUnits(self._chain.ledger.tokens[owner, mint])
 
     async def lamports(self, address: Address) -> int:
-        await trio.lowlevel.checkpoint()
-        return self._chain.ledger.lamports[address]
+        async with self._chain.asked():
+            return self._chain.ledger.lamports[address]
 
     async def vault_tokens(self, mint: Address) -> MicroUnits:
-        await trio.lowlevel.checkpoint()
-        return MicroUnits(self._chain.ledger.vaults[mint])
+        async with self._chain.asked():
+            return MicroUnits(self._chain.ledger.vaults[mint])
 
     async def signatures(self, address: Address, *, limit: int = 10) -> tuple[str, ...]:
-        await trio.lowlevel.checkpoint()
-        found = self._chain.touching(address, Commitment.CONFIRMED)
-        return tuple(each.record.signature for each in found[::-1][:limit])
+        async with self._chain.asked():
+            found = self._chain.touching(address, Commitment.CONFIRMED)
+            return tuple(each.record.signature for each in found[::-1][:limit])
 
     async def history(
         self, address: Address, *, until: str = "", limit: int = 1_000,
         at: Commitment = Commitment.CONFIRMED,
     ) -> tuple[ChainRecord, ...]:  # fmt: skip
-        await trio.lowlevel.checkpoint()
-        found = [each.record for each in self._chain.touching(address, at)]
-        known = [each.signature for each in found]
-        first = known.index(until) + 1 if until in known else 0
-        return tuple(found[first : first + limit])
+        async with self._chain.asked():
+            found = [each.record for each in self._chain.touching(address, at)]
+            known = [each.signature for each in found]
+            first = known.index(until) + 1 if until in known else 0
+            return tuple(found[first : first + limit])
 
     async def outcome(self, attempt: Attempt) -> Outcome:
-        await trio.lowlevel.checkpoint()
-        return self._chain.outcome(attempt)
+        async with self._chain.asked():
+            return self._chain.outcome(attempt)
 
     async def wait_for_channel(self, channel: ChannelId, *, timeout_s: float) -> ChannelView:
         with trio.move_on_after(timeout_s):
@@ -182,7 +182,7 @@ class FakeReader:
         return Instructions(self.addresses)
 
     async def _begin(self, name: str) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._chain.way()
         fault = self._chain.fault(name)
         if fault is not None:
             raise fault
@@ -190,9 +190,9 @@ class FakeReader:
             raise ChainRefused("the signing key has no SOL for the transaction's fee")
         self._ledger.lamports[self._signer] -= TRANSACTION_LAMPORTS
 
-    def _note(self, name: str, instruction: Instruction, *events: ChainEvent) -> Sent:
+    async def _note(self, name: str, instruction: Instruction, *events: ChainEvent) -> Sent:
         touched = {Address(bytes(meta.pubkey)) for meta in instruction.accounts}
-        return self._chain.note(name, {*touched, self._signer}, events)
+        return await self._chain.took(name, {*touched, self._signer}, events)
 
     def _the(self, channel: ChannelId) -> ChannelView:
         view = self._ledger.channels.get(channel)

@@ -50,7 +50,7 @@ class FakeStaking(FakeReader):
             ),
             events.Registered(stake=stake, owner=self._signer, mint=mint, node_key=node_key),
         )
-        return self._chain.note("register", {*touched, balance_address}, told)
+        return await self._chain.took("register", {*touched, balance_address}, told)
 
     async def stake_wallet(self, *, mint: Address, amount: MicroUnits) -> Sent:
         await self._begin("stake")
@@ -62,7 +62,7 @@ class FakeStaking(FakeReader):
         self._set(replace(balance, available=MicroUnits(balance.available - amount)))
         bonded = MicroUnits(stake.bonded + amount)
         self._bond(replace(stake, bonded=bonded))
-        return self._note(
+        return await self._note(
             "stake",
             self._build.stake(owner=self._signer, mint=mint, amount=amount),
             events.Staked(stake=stake.stake, amount=amount, bonded=bonded),
@@ -82,7 +82,7 @@ class FakeStaking(FakeReader):
             unbond_at_s=self._now_s + self._chain.settings.unbond_s,
         )
         self._bond(after)
-        return self._note(
+        return await self._note(
             "unstake",
             self._build.unstake(owner=self._signer, mint=mint, amount=amount),
             events.Unstaked(
@@ -101,7 +101,7 @@ class FakeStaking(FakeReader):
         available = MicroUnits(balance.available + stake.unbonding)
         self._set(replace(balance, available=available))
         self._bond(replace(stake, unbonding=ZERO, unbond_at_s=0))
-        return self._note(
+        return await self._note(
             "claim_unbonded",
             self._build.claim_unbonded(owner=self._signer, mint=mint),
             events.UnbondedClaimed(
@@ -119,7 +119,7 @@ class FakeStaking(FakeReader):
         if stake.prev_key != NO_KEY and now < again_at:
             raise refused(6034)
         self._bond(replace(stake, node_key=node_key, prev_key=stake.node_key, rotated_at_s=now))
-        return self._note(
+        return await self._note(
             "rotate_key",
             self._build.rotate_key(owner=self._signer, mint=mint, node_key=node_key),
             events.KeyRotated(
@@ -157,7 +157,7 @@ class FakeStaking(FakeReader):
         treasury = self._chain.settings.treasury
         self._credit(self._signer, mint, reward)
         self._credit(treasury, mint, rest)
-        return self._note(
+        return await self._note(
             "slash",
             self._build.slash(
                 reporter=self._signer, stake=stake, payers=(first.payer, second.payer),
@@ -210,7 +210,7 @@ class FakeStaking(FakeReader):
             self._set(replace(balance, fees_owed=ZERO, fees_paid=paid))
             swept = MicroUnits(swept + fees)
         self._credit(treasury, mint, swept)
-        return self._note(
+        return await self._note(
             "sweep_fees",
             self._build.sweep_fees(
                 rent_payer=self._signer, treasury=treasury, mint=mint, owners=owners
@@ -239,14 +239,18 @@ class FakeAdministration(FakeReader):
             unbond_s=unbond_s, min_challenge_s=min_challenge_s, fee_bps=fee_bps,
             slash_bps=slash_bps, paused=paused,
         )  # fmt: skip
-        return self._chain.note("update_config", {self._signer, self.addresses.config}, (told,))
+        return await self._chain.took(
+            "update_config", {self._signer, self.addresses.config}, (told,)
+        )
 
     async def propose_admin(self, new_admin: Address) -> Sent:
         await self._begin("propose_admin")
         self._require_admin()
         self._chain.settings = replace(self._chain.settings, pending_admin=new_admin)
         told = events.AdminProposed(admin=self._signer, pending_admin=new_admin)
-        return self._chain.note("propose_admin", {self._signer, self.addresses.config}, (told,))
+        return await self._chain.took(
+            "propose_admin", {self._signer, self.addresses.config}, (told,)
+        )
 
     async def accept_admin(self) -> Sent:
         await self._begin("accept_admin")
@@ -255,7 +259,9 @@ class FakeAdministration(FakeReader):
             raise refused(6008)
         told = events.AdminChanged(previous=settings.admin, admin=self._signer)
         self._chain.settings = replace(settings, admin=self._signer, pending_admin=NOBODY)
-        return self._chain.note("accept_admin", {self._signer, self.addresses.config}, (told,))
+        return await self._chain.took(
+            "accept_admin", {self._signer, self.addresses.config}, (told,)
+        )
 
     def _require_admin(self) -> None:
         if self._signer != self._chain.settings.admin:

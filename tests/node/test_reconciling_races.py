@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+import trio
 from fake_world import FUNDS, USDC, FakeNode, World, fake_world
 
 from robocompute_node.api.port import TaskStatus
@@ -18,9 +21,6 @@ from robocompute_settlement.port import SettleClaim
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
-    import trio
 
     from robocompute_protocol.errors import ChainError
     from robocompute_protocol.identifiers import Address
@@ -177,3 +177,50 @@ async def test_what_left_the_balance_while_the_history_was_busy_is_asked_for_aga
             assert kinds(client) == []
         await client.reconciler.compare()
         assert kinds(client) == ["balance_low"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_honest_nodes_are_never_accused_however_slow_the_chain_and_often_they_compare(
+    tmp_path: Path, autojump_clock: trio.abc.Clock, seed: int
+) -> None:
+    async with fake_world(tmp_path) as world, trio.open_nursery() as nursery:
+        draw = random.Random(seed)
+        providers = [
+            await world.start(
+                await world.provider(
+                    name, script=lambda _: (Pause(6_000),), slots=1, min_challenge_s=60
+                )
+            )
+            for name in ("one", "two")
+        ]
+        client = await world.start(
+            await world.client(
+                challenge_s=60, close_idle_after_s=60.0, channel_deposit=MicroUnits(12_000)
+            )
+        )
+        world.chain.delay = lambda: draw.uniform(0.0, 0.4)
+        accused: list[str] = []
+
+        async def compare(node: FakeNode) -> None:
+            while True:
+                found = await node.reconciler.compare()
+                accused.extend(each.kind for each in found if each.alarm)
+
+        for node in (client, *providers):
+            nursery.start_soon(compare, node)
+        wallet = FakeSettlement(world.chain, client.wallet)
+        for _ in range(3):
+            tasks = [await client.submit("run", wait=True) for _ in range(2)]
+            await wallet.withdraw_wallet(
+                mint=USDC, amount=MicroUnits(7), destination=client.wallet
+            )
+            for task in tasks:
+                assert (await client.until_ended(task)).status is TaskStatus.COMPLETED
+            for provider in providers:
+                await provider.settler.settle_everything()
+        await trio.sleep(200)
+        nursery.cancel_scope.cancel()
+        assert accused == []
+        names = {each.name for each in world.chain.sent}
+        assert names >= {"open_channel", "top_up", "settle", "finalize_close", "withdraw"}
+        world.check_money()
