@@ -51,6 +51,11 @@ class FakeMoneyApi:
     async def settle(self) -> Mapping[str, object]:
         return {"settled_channels": [], "transactions": [], "waiting": []}
 
+    async def accept_alarms(self, name: str) -> Mapping[str, object]:
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        return {"accepted": [name]}
+
     async def close_channel(self, channel: str) -> Mapping[str, object]:
         if self.refuse_with is not None:
             raise self.refuse_with

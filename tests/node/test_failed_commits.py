@@ -92,7 +92,7 @@ async def test_no_service_believes_what_the_disk_did_not_take(
         late = Millis(record.state.prepaid_ms + 1)
         changes: list[tuple[FakeNode, Callable[[], object]]] = [
             (provider, partial(keep, provider)),
-            (provider, partial(provider.earnings.gone, channel)),
+            (provider, partial(provider.earnings.gone, channel, MicroUnits(1))),
             (provider, partial(provider.earnings.settled, channel, MicroUnits(1), "sig")),
             (provider, partial(decline, provider)),
             (

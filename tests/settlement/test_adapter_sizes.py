@@ -27,6 +27,7 @@ from robocompute_settlement.administration import Administration
 from robocompute_settlement.instructions import MAX_SWEPT
 from robocompute_settlement.localworld import local_address, local_seed
 from robocompute_settlement.port import (
+    Attempt,
     BalanceView,
     ChannelView,
     ConfigView,
@@ -74,7 +75,10 @@ class Scales(SolanaSettlement):
     async def balance(self, owner: Address, mint: Address, **_at: Any) -> BalanceView | None:
         return None
 
-    async def send(self, *instructions: Instruction, also: tuple[Keypair, ...] = ()) -> Sent:
+    async def send(
+        self, *instructions: Instruction, also: tuple[Keypair, ...] = (),
+        journal: Callable[[Attempt], None] | None = None,
+    ) -> Sent:  # fmt: skip
         recent = RecentBlockhash(bytes(range(32)), 1)
         self.sizes.append(len(prepare(instructions, SIGNER, recent, BUDGET, also=also).wire))
         return Sent(signature="", slot=0)
