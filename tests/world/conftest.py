@@ -45,7 +45,8 @@ def found(tmp_path: Path) -> Generator[Found]:
 
 
 @pytest.fixture(
-    scope="session", params=[pytest.param("validator", marks=pytest.mark.chain), "embedded"]
+    scope="session",
+    params=[pytest.param("validator", marks=[pytest.mark.chain, pytest.mark.soak]), "embedded"],
 )
 def scene(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
