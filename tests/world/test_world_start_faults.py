@@ -6,7 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from whole_world import NODE, PATIENCE_S, free_port
+from whole_world import NODE, PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,19 +56,6 @@ def test_a_port_that_is_taken_is_named_with_its_holder_and_the_setting(
     assert calm.sdk().base_url.split(":")[2].split("/")[0] in line
     assert "taken" in line or "in use" in line
     assert "config.toml" in line
-
-
-def test_a_chain_that_is_down_is_named_with_what_to_look_at(
-    calm: WholeWorld, tmp_path: Path
-) -> None:
-    data = copied(calm, tmp_path)
-    config = data / "config.toml"
-    port = calm.record.rpc_url.rsplit(":", 1)[1]
-    other = str(free_port())
-    config.write_text(config.read_text().replace(f":{port}", f":{other}"))
-    line = refused(data)
-    assert f"127.0.0.1:{other}" in line
-    assert "rpc_url" in line or "localnet up" in line
 
 
 @pytest.mark.parametrize(
