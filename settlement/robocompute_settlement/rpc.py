@@ -25,6 +25,8 @@ SEND_GRACE_S: Final = 0.5
 """Once one endpoint has a transaction, how long the others have to take it too."""
 FINALITY_SLOTS: Final = 32
 """Slots by which a node's final state lags its newest."""
+FIRST_SLOT: Final = 1
+"""A ledger that has this one, or the genesis before it, has all there ever was."""
 BLOCKHASH_BLOCKS: Final = 150
 """Blocks after the one that a transaction names which may take it."""
 MAX_FEE_ACCOUNTS: Final = 128
@@ -352,7 +354,8 @@ class Rpc:
         first = _integer(
             await self._endpoints.ask_one(standing, "getFirstAvailableBlock", urgent=True)
         )
-        if first <= height:  # a block's height is its slot's number at most
+        # A block's height is its slot's number at most; and one that has the first has all.
+        if first <= max(height, FIRST_SLOT):
             return True
         options = {
             "commitment": Commitment.FINALIZED.value, "transactionDetails": "none",
