@@ -71,3 +71,23 @@ class Addresses:
     def _find(self, *seeds: bytes) -> Address:
         found, _ = Pubkey.find_program_address(list(seeds), Pubkey.from_bytes(self.program_id))
         return Address(bytes(found))
+
+
+class AddressBook:
+    """What every adapter tells of addresses; a subclass knows the deployment."""
+
+    @property
+    def addresses(self) -> Addresses:
+        """The deployment's addresses."""
+        raise NotImplementedError
+
+    def channel_address(
+        self, payer: Address, payee: Address, mint: Address, nonce: int
+    ) -> ChannelId:
+        return self.addresses.channel(payer, payee, mint, nonce)
+
+    def stake_address(self, owner: Address, mint: Address) -> Address:
+        return self.addresses.stake(owner, mint)
+
+    def balance_address(self, owner: Address, mint: Address) -> Address:
+        return self.addresses.balance(owner, mint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -10,6 +10,7 @@ import trio
 from robocompute_protocol.errors import ChainBusy, ChainRefused
 from robocompute_protocol.identifiers import Address, ChannelId
 from robocompute_protocol.money import MicroUnits
+from robocompute_settlement.addresses import AddressBook
 from robocompute_settlement.fake_chain import NOBODY, ZERO, FakeChain, Ledger
 from robocompute_settlement.instructions import Instructions
 from robocompute_settlement.port import (
@@ -25,12 +26,14 @@ from robocompute_settlement.port import (
     StakeView,
 )
 from robocompute_settlement.program_errors import describe
+from robocompute_settlement.watching import listening
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
     from solders.instruction import Instruction
 
+    from robocompute_settlement.addresses import Addresses
     from robocompute_settlement.events import ChainEvent
 
 TRANSACTION_LAMPORTS: Final = 5_000
@@ -41,13 +44,16 @@ def refused(number: int) -> ChainRefused:
     return ChainRefused(describe(number), number=number)
 
 
-class FakeReader:
+class FakeReader(AddressBook):
     """Reads a ``FakeChain``; ``signer`` is who writes what a subclass adds."""
 
     def __init__(self, chain: FakeChain, signer: Address) -> None:
         self._chain = chain
         self._signer = signer
-        self.addresses = chain.addresses
+
+    @property
+    def addresses(self) -> Addresses:
+        return self._chain.addresses
 
     @property
     def signer(self) -> Address:
@@ -124,21 +130,10 @@ class FakeReader:
             return view
         raise ChainBusy(f"the channel was not confirmed within {timeout_s:g} s")
 
-    @asynccontextmanager
-    async def watch(
+    def watch(
         self, addresses: tuple[Address, ...]
-    ) -> AsyncGenerator[trio.MemoryReceiveChannel[Changed]]:
-        send, receive = trio.open_memory_channel[Changed](0)
-        failure: Exception | None = None
-        async with send, receive, trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell, addresses, send)
-            try:
-                yield receive
-            except Exception as exc:  # noqa: BLE001 - goes on below, not as part of a group
-                failure = exc
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Changed]]:
+        return listening(partial(self._tell, addresses))
 
     async def _tell(
         self, addresses: tuple[Address, ...], send: trio.MemorySendChannel[Changed]
@@ -154,17 +149,6 @@ class FakeReader:
                 slots = [each.record.slot for each in news if address in each.touched]
                 if slots:
                     await send.send(Changed(address=address, slot=slots[-1]))
-
-    def channel_address(
-        self, payer: Address, payee: Address, mint: Address, nonce: int
-    ) -> ChannelId:
-        return self.addresses.channel(payer, payee, mint, nonce)
-
-    def stake_address(self, owner: Address, mint: Address) -> Address:
-        return self.addresses.stake(owner, mint)
-
-    def balance_address(self, owner: Address, mint: Address) -> Address:
-        return self.addresses.balance(owner, mint)
 
     # --- what writes have in common -------------------------------------------------------------
 

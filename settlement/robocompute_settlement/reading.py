@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -12,7 +13,12 @@ from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused
 from robocompute_protocol.identifiers import Address, ChannelId, Digest, to_base58
 from robocompute_protocol.money import MicroUnits
 from robocompute_settlement import accounts
-from robocompute_settlement.addresses import Addresses, associated_token_account, domain_of
+from robocompute_settlement.addresses import (
+    AddressBook,
+    Addresses,
+    associated_token_account,
+    domain_of,
+)
 from robocompute_settlement.events import events_of
 from robocompute_settlement.port import (
     BalanceView,
@@ -23,9 +29,11 @@ from robocompute_settlement.port import (
     ConfigView,
     StakeView,
 )
+from robocompute_settlement.watching import listening
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
+    from contextlib import AbstractAsyncContextManager
 
     from robocompute_settlement.rpc import ChainAccount, Rpc
     from robocompute_settlement.subscriptions import Subscriptions
@@ -40,7 +48,7 @@ HISTORY_AT_ONCE: Final = 8
 """Transactions asked for at the same time."""
 
 
-class SolanaReader:
+class SolanaReader(AddressBook):
     """The reading half of ``port.Settlement``: nothing here signs or changes anything."""
 
     def __init__(
@@ -259,22 +267,10 @@ class SolanaReader:
                 await watch.changed()
         raise ChainBusy(f"channel {to_base58(channel)} was not confirmed within {timeout_s:g} s")
 
-    @asynccontextmanager
-    async def watch(
+    def watch(
         self, addresses: tuple[Address, ...]
-    ) -> AsyncGenerator[trio.MemoryReceiveChannel[Changed]]:
-        send, receive = trio.open_memory_channel[Changed](0)
-        failure: Exception | None = None
-        async with send, receive, trio.open_nursery() as nursery:
-            for address in addresses:
-                nursery.start_soon(self._follow, address, send)
-            try:
-                yield receive
-            except Exception as exc:  # noqa: BLE001 - goes on below, not as part of a group
-                failure = exc
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Changed]]:
+        return listening(*(partial(self._follow, address) for address in addresses))
 
     async def _follow(self, address: Address, send: trio.MemorySendChannel[Changed]) -> None:
         """Tell of each change; while nobody takes the news, more of it is the same news."""
@@ -282,19 +278,6 @@ class SolanaReader:
             while True:
                 slot = await watch.news()
                 await send.send(Changed(address=address, slot=slot))
-
-    # --- addresses ------------------------------------------------------------------------------
-
-    def channel_address(
-        self, payer: Address, payee: Address, mint: Address, nonce: int
-    ) -> ChannelId:
-        return self.addresses.channel(payer, payee, mint, nonce)
-
-    def stake_address(self, owner: Address, mint: Address) -> Address:
-        return self.addresses.stake(owner, mint)
-
-    def balance_address(self, owner: Address, mint: Address) -> Address:
-        return self.addresses.balance(owner, mint)
 
 
 @contextmanager
