@@ -34,6 +34,10 @@ MAX_CLOCK_AHEAD: Final = Millis(30_000)
 """A sequence or time stamp further in the future than this is refused."""
 TOMBSTONE_EXTRA: Final = Millis(60_000)
 """A withdrawal is remembered for the offer's TTL and this much more, so gossip cannot revive it."""
+MAX_PEER_TTL: Final = Millis(7_200_000)
+"""A node's record of its addresses lives at most two hours: a laptop moves on by then."""
+MAX_PEER_RECORDS: Final = 32
+"""Records in one answer: a node wants eight connections, and 32 records are 20 kB."""
 QUOTE_HOLD: Final = Millis(5_000)
 """A quote keeps its slots for at most this long."""
 FIRST_TICK_MIN: Final = Millis(2_000)

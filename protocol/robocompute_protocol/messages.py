@@ -36,6 +36,7 @@ SlotBits: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62 - 1)]
 NanosField: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """A moment in nanoseconds since the Unix epoch: beyond 2**53 since 1970-04-15."""
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+PortField: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 ShortText: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 LongText: TypeAlias = Annotated[str, msgspec.Meta(max_length=4_096)]
 PathText: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_PATH_BYTES)]
@@ -47,6 +48,8 @@ PROTOCOL_JOB = "/robocompute/job/1"
 PROTOCOL_PAY = "/robocompute/pay/1"
 PROTOCOL_BOOK = "/robocompute/book/1"
 PROTOCOL_TOWER = "/robocompute/tower/1"
+PROTOCOL_PEERS = "/robocompute/peers/1"
+PROTOCOL_REACH = "/robocompute/reach/1"
 TOPIC_OFFERS = "/robocompute/1/offers/"
 TOPIC_BIDS = "/robocompute/1/bids/"
 
@@ -467,6 +470,48 @@ class Held(Message, frozen=True, kw_only=True, tag="held"):
     claim: AmountField
 
 
+# --- /robocompute/peers/1 and /robocompute/reach/1 ----------------------------------------------
+
+
+class PeerRecord(Message, frozen=True, kw_only=True):
+    """Where a node can be dialled, said by itself. Newest sequence wins."""
+
+    key: NodeKeyField
+    network: DigestField
+    sequence: Count
+    """Unix ms when it was made."""
+    ttl_ms: Annotated[Millis, msgspec.Meta(ge=0, le=limits.MAX_PEER_TTL)]
+    relay: bool = False
+    """Whether it relays for nodes that cannot be dialled."""
+    addresses: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=8)]
+
+
+class PeersRequest(Message, frozen=True, kw_only=True, tag="peers?"):
+    """Which nodes of this network can you vouch for? ``record`` is the asking node's own."""
+
+    network: DigestField
+    record: Signed | None = None
+
+
+class PeersPage(Message, frozen=True, kw_only=True, tag="peers"):
+    """Some records of nodes that the answering node reached itself, as they were signed."""
+
+    records: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=limits.MAX_PEER_RECORDS)]
+
+
+class DialBack(Message, frozen=True, kw_only=True, tag="dial?"):
+    """Can you connect to me, at the address you see me at, on one of these TCP ports?"""
+
+    ports: Annotated[tuple[PortField, ...], msgspec.Meta(max_length=4)]
+
+
+class DialledBack(Message, frozen=True, kw_only=True, tag="dialled"):
+    """The address it sees, and the ports on which the asking node answered, with its key."""
+
+    address: ShortText
+    ports: Annotated[tuple[PortField, ...], msgspec.Meta(max_length=4)]
+
+
 AgreementMessage: TypeAlias = (
     QuoteRequest | Quote | Order | Waiting | Leased | Refused | CancelRequest | NeverLeased | Ended
 )
@@ -477,3 +522,5 @@ JobMessage: TypeAlias = (
 BlobMessage: TypeAlias = Have | Want | ChunkPart | Stored | Missing | Refused
 BookMessage: TypeAlias = BookRequest | BookPage | Refused
 TowerMessage: TypeAlias = Leave | Held | Refused
+PeersMessage: TypeAlias = PeersRequest | PeersPage | Refused
+ReachMessage: TypeAlias = DialBack | DialledBack | Refused

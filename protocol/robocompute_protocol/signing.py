@@ -29,6 +29,7 @@ BID: Final = Domain(b"RCBIDS01")
 TERMS: Final = Domain(b"RCTERM01")
 RECEIPT: Final = Domain(b"RCRCPT01")
 NEVER_LEASED: Final = Domain(b"RCNEVR01")
+PEER: Final = Domain(b"RCPEER01")
 VOUCHER: Final = Domain(b"RCVCHR01")
 LEASE: Final = Domain(b"RCLEAS01")
 

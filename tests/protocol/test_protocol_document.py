@@ -49,6 +49,7 @@ def test_every_domain_is_described() -> None:
         signing.TERMS,
         signing.RECEIPT,
         signing.NEVER_LEASED,
+        signing.PEER,
         signing.VOUCHER,
         signing.LEASE,
         vouchers.CLOSED_DOMAIN,
