@@ -10,10 +10,20 @@ import sys
 from hashlib import sha512
 from itertools import accumulate, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from robocompute_protocol import codec, leases, limits, receipts, terms, vouchers
+import msgspec
+
+from robocompute_protocol import codec, leases, limits, receipts, signing, terms, vouchers
 from robocompute_protocol.causes import Cause
+from robocompute_protocol.example_messages import (
+    EXAMPLES,
+    PAYER_SEED,
+    PROVIDER_SEED,
+    SIGNED,
+    named,
+)
+from robocompute_protocol.field_bounds import refused_values
 from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, Digest, digest
 from robocompute_protocol.messages import Manifest, Output, Terms
 from robocompute_protocol.money import MicroUnits, Millis
@@ -22,33 +32,25 @@ from robocompute_protocol.signing import GROUP_ORDER, SigningKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PAYER_SEED: Final = bytes(range(32))
-PROVIDER_SEED: Final = bytes(range(32, 64))
-
-
-def _named(name: str) -> bytes:
-    """Return 32 bytes that a reader can rebuild: the SHA-256 of a name."""
-    return digest(b"robocompute/vectors/", name.encode())
-
 
 def settlement() -> dict[str, Any]:
     """What the on-chain program reads too: voucher and lease statements."""
     payer, provider = SigningKey(PAYER_SEED), SigningKey(PROVIDER_SEED)
-    channel = ChannelId(_named("channel"))
-    receipt = Digest(_named("receipt"))
-    first, second, third = sorted(AgreementId(_named(f"agreement {n}")) for n in range(3))
+    channel = ChannelId(named("channel"))
+    receipt = Digest(named("receipt"))
+    first, second, third = sorted(AgreementId(named(f"agreement {n}")) for n in range(3))
     closed = vouchers.closed_digest(vouchers.NOTHING_CLOSED, third, MicroUnits(41_667), receipt)
     open_ = ((first, MicroUnits(27_778)), (second, MicroUnits(1_000_000)))
     root = vouchers.allocation_root(7, closed, open_)
     cumulative = MicroUnits(1_100_000)
     voucher = vouchers.signing_bytes(channel, cumulative, root)
-    stake = Address(_named("stake"))
+    stake = Address(named("stake"))
     conflicting = {
         name: leases.sign_tick(
             provider,
             stake=stake,
             agreement=agreement,
-            payer=Address(_named(f"payer of {name}")),
+            payer=Address(named(f"payer of {name}")),
             slots=slots,
             start_s=start_s,
             end_s=start_s + 60,
@@ -208,15 +210,15 @@ def signatures() -> dict[str, Any]:
 def example_terms() -> Terms:
     """Return the terms that the vectors and the tests share."""
     return Terms(
-        task=Digest(_named("task")),
-        payer=Address(_named("payer")),
+        task=Digest(named("task")),
+        payer=Address(named("payer")),
         payer_node=SigningKey(PAYER_SEED).node_key,
-        payee=Address(_named("payee")),
+        payee=Address(named("payee")),
         payee_node=SigningKey(PROVIDER_SEED).node_key,
-        stake=Address(_named("stake")),
-        mint=Address(_named("mint")),
-        channel=ChannelId(_named("channel")),
-        nonce=_named("nonce")[:16],
+        stake=Address(named("stake")),
+        mint=Address(named("mint")),
+        channel=ChannelId(named("channel")),
+        nonce=named("nonce")[:16],
         slots=0b0110,
         price_per_hour=MicroUnits(2_500_000),
         horizon_ms=limits.DEFAULT_HORIZON,
@@ -282,10 +284,54 @@ def agreement() -> dict[str, Any]:
     }
 
 
+def _readable(value: object) -> Any:
+    """Return a decoded message as JSON has it: bytes are hexadecimal."""
+    match value:
+        case bytes():
+            return value.hex()
+        case dict():
+            fields = cast("dict[str, object]", value)
+            return {name: _readable(field) for name, field in fields.items()}
+        case list():
+            return [_readable(each) for each in cast("list[object]", value)]
+        case _:
+            return value
+
+
+def messages() -> dict[str, Any]:
+    """Every message encoded, what each of its fields may not hold, and the signed ones signed."""
+    return {
+        "messages": [
+            {
+                "name": type(example).__name__,
+                "fields": _readable(msgspec.msgpack.decode(codec.encode(example))),
+                "encoded": codec.encode(example).hex(),
+                "refused": [
+                    {"field": refused.field, "value": refused.encoded.hex(), "why": refused.why}
+                    for refused in refused_values(type(example))
+                ],
+            }
+            for example in EXAMPLES
+        ],
+        "signed": [
+            {
+                "name": name,
+                "domain": domain.decode(),
+                "key": key.node_key.hex(),
+                "body": codec.encode(body).hex(),
+                "statement": signing.statement(domain, key.node_key, codec.encode(body)).hex(),
+                "signature": signing.sign_message(domain, key, codec.encode(body)).signature.hex(),
+            }
+            for name, (domain, key, body) in SIGNED.items()
+        ],
+    }
+
+
 FILES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "settlement.json": settlement,
     "signatures.json": signatures,
     "agreement.json": agreement,
+    "messages.json": messages,
 }
 
 
