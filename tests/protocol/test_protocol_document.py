@@ -1,15 +1,19 @@
 """docs/protocol.md says all that a second implementation has to know."""
 
-import inspect
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from robocompute_protocol import messages, signing, terms, vouchers
-from robocompute_protocol.agreement import ClientPhase, ProviderPhase
+from robocompute_protocol import messages, signing, specification, terms, vouchers
+from robocompute_protocol.agreement import (
+    CLIENT_TRANSITIONS,
+    PROVIDER_TRANSITIONS,
+    ClientPhase,
+    ProviderPhase,
+)
 from robocompute_protocol.causes import ANSWERABLE, Cause, Side
+from robocompute_protocol.steps import ClientEvent, ProviderEvent
 from robocompute_protocol.vectors import FILES
 
 ROOT = Path(__file__).parents[2]
@@ -19,20 +23,32 @@ SOURCES = [
     for folder in ("protocol/robocompute_protocol", "node/robocompute_node")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-STRUCTS: list[Any] = [
-    struct
-    for _, struct in inspect.getmembers(messages, inspect.isclass)
-    if issubclass(struct, messages.Message) and struct is not messages.Message
-]
 
 
-@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
-def test_every_message_is_listed_with_its_tag_and_its_fields_in_order(struct: Any) -> None:
-    row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{struct.__name__}` |"))
-    _, _, tag, fields, _ = re.split(r"\s*\|\s*", row)
-    expected = struct.__struct_config__.tag
-    assert tag == (f"`{expected}`" if expected else "")
-    assert tuple(re.findall(r"`(\w+)`", fields)) == struct.__struct_fields__
+@pytest.mark.parametrize("part", specification.PARTS)
+def test_what_follows_from_the_code_is_as_the_code_has_it(part: str) -> None:
+    """Run ``python -m robocompute_protocol.specification docs/protocol.md`` after a change."""
+    begin = specification.BEGIN.format(part)
+    written = TEXT.partition(begin)[2].partition(specification.END)[0]
+    assert written.strip() == specification.PARTS[part]()
+
+
+def test_every_pair_of_phase_and_event_is_tried_in_the_document() -> None:
+    assert {type(event) for event in specification.CLIENT_EVENTS} == set(ClientEvent.__args__)
+    assert {type(event) for event in specification.PROVIDER_EVENTS} == set(ProviderEvent.__args__)
+    for state in (*map(specification.client_in, ClientPhase),):
+        for event in specification.CLIENT_EVENTS:
+            legal = (state.phase, type(event)) in CLIENT_TRANSITIONS
+            assert legal == (specification.cell(state, event) not in ("*breach*", "*bug*"))
+    for state in (*map(specification.provider_in, ProviderPhase),):
+        for event in specification.PROVIDER_EVENTS:
+            legal = (state.phase, type(event)) in PROVIDER_TRANSITIONS
+            assert legal == (specification.cell(state, event) not in ("*breach*", "*bug*"))
+
+
+def test_a_document_without_a_place_for_a_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="messages"):
+        specification.written("nothing here")
 
 
 def test_every_protocol_and_topic_is_described() -> None:
