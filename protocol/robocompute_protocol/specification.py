@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 BEGIN: Final = "<!-- from the code: {} -->"
 END: Final = "<!-- end -->"
-INT_WORDS: Final = {
+INT_WORDS: Final[dict[tuple[float | None, float | None], str]] = {
     (0, 2**53): "u53",
     (0, 2**62): "u62",
     (0, 2**62 - 1): "slots",
@@ -96,7 +96,7 @@ def type_words(type_: inspect.Type) -> str:
         case inspect.StrType(min_length=least, max_length=most):
             return f"text({least or 0}..{most})"
         case inspect.VarTupleType(item_type=item, min_length=least, max_length=most):
-            return f"[{type_words(item)}]({least or 0}..{'' if most is None else most})"
+            return f"[{type_words(item)}; {least or 0}..{'' if most is None else most}]"
         case inspect.TupleType(item_types=items):
             return f"[{', '.join(type_words(item) for item in items)}]"
         case inspect.UnionType(types=types):
