@@ -34,6 +34,8 @@ CHANNEL_BYTES: Final = _CHANNEL.size
 CHANNEL_PAYER_AT: Final = 8
 CHANNEL_PAYEE_AT: Final = 40
 CHANNEL_MINT_AT: Final = 104
+STAKE_BYTES: Final = _STAKE.size
+STAKE_MINT_AT: Final = 40
 """Where an endpoint finds what it is to filter channels by."""
 _TOKEN: Final = Struct("<32s32sQ36xB")
 """mint, owner, amount, delegate, state"""

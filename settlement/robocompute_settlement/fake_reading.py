@@ -92,6 +92,13 @@ class FakeReader(AddressBook):
         async with self._chain.asked():
             return self._chain.at(at).stakes.get((owner, mint))
 
+    async def stakes(self, mint: Address) -> tuple[StakeView, ...]:
+        async with self._chain.asked():
+            held = self._chain.at(Commitment.CONFIRMED).stakes.values()
+            return tuple(
+                sorted((each for each in held if each.mint == mint), key=lambda each: each.stake)
+            )
+
     async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
         async with self._chain.asked():
             return MicroUnits(self._chain.ledger.tokens[owner, mint])

@@ -190,6 +190,10 @@ class Settlement(Protocol):
     async def stake_of(
         self, owner: Address, mint: Address, *, at: Commitment = Commitment.CONFIRMED
     ) -> StakeView | None: ...
+    async def stakes(self, mint: Address) -> tuple[StakeView, ...]:
+        """Every stake of ``mint``, in the order of their addresses: confirmed, as of one moment."""
+        ...
+
     async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
         """What the owner's associated token account holds; 0 when there is none."""
         ...

@@ -203,6 +203,20 @@ class SolanaReader(AddressBook):
                     found[channel] = view
         return tuple(view for _, view in sorted(found.items()))
 
+    async def stakes(self, mint: Address) -> tuple[StakeView, ...]:
+        header = bytes((accounts.STAKE_KIND, accounts.VERSION))
+        with deadline(READ_DEADLINE_S):
+            held = await self._rpc.accounts_of(
+                self._program_id,
+                size=accounts.STAKE_BYTES,
+                holding={0: header, accounts.STAKE_MINT_AT: mint},
+                at=Commitment.CONFIRMED,
+            )
+        return tuple(
+            accounts.decode_stake(address, account, self._program_id)
+            for address, account in sorted(held, key=lambda each: each[0])
+        )
+
     async def program_accounts(self) -> tuple[tuple[Address, ChainAccount], ...]:
         """Every account of the program: few in a local world, and a great many on a public chain."""
         with deadline(READ_DEADLINE_S):

@@ -35,6 +35,13 @@ async def test_every_adapter_is_one_of_the_port(pair: Pair) -> None:
         assert as_port(adapter) is adapter
 
 
+async def test_all_stakes_of_a_mint_are_listed(pair: Pair) -> None:
+    mint = pair.world.usdc
+    await pair.stake(STAKE)
+    assert await pair.payee.stakes(mint) == (await stake_of(pair),)
+    assert await pair.payee.stakes(pair.world.plan.mints[1]) == ()
+
+
 async def test_a_stake_leaves_only_after_its_time(pair: Pair) -> None:
     mint = pair.world.usdc
     await pair.stake(STAKE)

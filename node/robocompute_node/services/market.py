@@ -191,8 +191,8 @@ class Market:
         wanted = set(request.classes)
         entries = [
             entry.signed
-            for entry in self.book.everything()
-            if entry.offer.resource_class in wanted and entry.expires_ms > self._clock.now_ms()
+            for entry in self.book.everything(self._clock.now_ms())
+            if entry.offer.resource_class in wanted
         ]
         for start in range(0, max(1, len(entries)), PAGE_OFFERS):
             page = tuple(entries[start : start + PAGE_OFFERS])
