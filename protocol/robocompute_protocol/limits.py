@@ -12,8 +12,16 @@ MAX_FRAME_BYTES: Final = 262_144
 """One frame on a direct stream: four 64 KiB transport frames, so a stream is shared fairly."""
 MAX_CHUNK_BYTES: Final = 1_048_576
 """One content-addressed chunk: small enough to resume cheaply, large enough to hash fast."""
+MIN_CREDIT_BYTES: Final = 1_048_576
+"""What a receiver allows at least before it speaks again: a chunk."""
+MAX_CREDIT_BYTES: Final = 4_194_304
+"""Sent and not yet stored, at most: a second of a fast line, and what one transfer may cost in memory."""
+MAX_CERTIFICATE_BYTES: Final = 2_048
+"""One certificate of a direct connection: one of ours has 450 bytes, an RSA key would add 300."""
 MAX_MANIFEST_BYTES: Final = 16_777_216
-"""One upload or artifact manifest: about 100,000 files with their chunks."""
+"""One upload or artifact manifest, all its parts: about 100,000 files with their chunks."""
+MAX_PARTS: Final = 32
+"""Chunks of one manifest beside the first: twice what its bytes fill when they are packed well."""
 MAX_FILES: Final = 100_000
 """Files in one upload or artifact set: more is a mistake (an unignored cache), and costs inodes."""
 MAX_PATH_BYTES: Final = 1_024

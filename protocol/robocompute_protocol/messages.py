@@ -40,18 +40,28 @@ PortField: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 ShortText: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 LongText: TypeAlias = Annotated[str, msgspec.Meta(max_length=4_096)]
 PathText: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_PATH_BYTES)]
+CreditBytes: TypeAlias = Annotated[
+    int, msgspec.Meta(ge=limits.MIN_CREDIT_BYTES, le=limits.MAX_CREDIT_BYTES)
+]
+CertificateField: TypeAlias = Annotated[
+    bytes, msgspec.Meta(max_length=limits.MAX_CERTIFICATE_BYTES)
+]
 ArgText: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_ARG_BYTES)]
 
 PROTOCOL_AGREEMENT = "/robocompute/agreement/1"
 PROTOCOL_BLOB = "/robocompute/blob/1"
+PROTOCOL_BULK = "/robocompute/bulk/1"
 PROTOCOL_JOB = "/robocompute/job/1"
 PROTOCOL_PAY = "/robocompute/pay/1"
+PROTOCOL_TUNNEL = "/robocompute/tunnel/1"
 PROTOCOL_BOOK = "/robocompute/book/1"
 PROTOCOL_TOWER = "/robocompute/tower/1"
 PROTOCOL_PEERS = "/robocompute/peers/1"
 PROTOCOL_REACH = "/robocompute/reach/1"
 TOPIC_OFFERS = "/robocompute/1/offers/"
 TOPIC_BIDS = "/robocompute/1/bids/"
+TOPIC_LEASES = "/robocompute/1/leases"
+PROTOCOL_BID = "/robocompute/bid/1"
 
 CLASSES = (
     "cpu", "a100", "h100", "h200", "b200", "l4", "l40s", "a10", "t4", "v100", "rtx3090", "rtx4090",
@@ -86,6 +96,8 @@ class Requirements(Message, frozen=True, kw_only=True):
     cpu_cores: Count = 1
     memory_mib: Count = 512
     disk_mib: Count = 1_024
+    executor: ShortText = "bubblewrap"
+    """What runs it, as offers name it: "bubblewrap", or "container" for a task with an image."""
 
 
 class FileEntry(Message, frozen=True, kw_only=True):
@@ -98,9 +110,11 @@ class FileEntry(Message, frozen=True, kw_only=True):
 
 
 class Manifest(Message, frozen=True, kw_only=True):
-    """A set of files. Its own encoding is a blob too, and its digest names the set."""
+    """A set of files. Its own encoding is a chunk too, and its digest names the set."""
 
     files: Annotated[tuple[FileEntry, ...], msgspec.Meta(max_length=limits.MAX_FILES)]
+    parts: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=limits.MAX_PARTS)] = ()
+    """Chunks with the files that do not fit into one: manifests without parts of their own."""
 
 
 class TaskSpec(Message, frozen=True, kw_only=True):
@@ -117,6 +131,8 @@ class TaskSpec(Message, frozen=True, kw_only=True):
     wall_ms: MillisField
     output_rate: Count = 16_777_216
     """Bytes of output a second before back-pressure."""
+    image: ShortText | None = None
+    """The container image to run ``argv`` in, as engines name images; its executor is "container"."""
 
 
 class Offer(Message, frozen=True, kw_only=True):
@@ -181,6 +197,10 @@ class Quote(Message, frozen=True, kw_only=True, tag="quote"):
     stake: AddressField
     mint: AddressField
     min_challenge_s: Count
+
+
+class ReleaseQuote(Message, frozen=True, kw_only=True, tag="release"):
+    """The quotes given on this stream are not wanted: what they hold is free again. No answer."""
 
 
 class Terms(Message, frozen=True, kw_only=True):
@@ -416,6 +436,16 @@ class Want(Message, frozen=True, kw_only=True, tag="want"):
     """The chunks of Have to send, in this order; or, unasked, chunks to fetch."""
 
     chunks: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=4_096)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_CHUNK_BYTES)] = 0
+    """The first chunk's first bytes that are here already: a cut transfer goes on behind them."""
+    credit: CreditBytes = limits.MAX_CREDIT_BYTES
+    """Bytes that may be sent before a ``Credit`` allows more."""
+
+
+class Credit(Message, frozen=True, kw_only=True, tag="credit"):
+    """From the side that receives: so many bytes more may be sent."""
+
+    more: CreditBytes
 
 
 class ChunkPart(Message, frozen=True, kw_only=True, tag="part"):
@@ -435,6 +465,61 @@ class Missing(Message, frozen=True, kw_only=True, tag="missing"):
     """Asked for, but not here (any more)."""
 
     chunks: tuple[DigestField, ...]
+
+
+# --- /robocompute/bulk/1 -------------------------------------------------------------------------
+
+
+class BulkAsk(Message, frozen=True, kw_only=True, tag="bulk?"):
+    """Where can ``protocol`` be spoken over a direct connection by the holder of ``certificate``?"""
+
+    protocol: ShortText
+    certificate: CertificateField
+    """DER, bound to the asker's key as the libp2p TLS specification has it."""
+
+
+class BulkAt(Message, frozen=True, kw_only=True, tag="bulk"):
+    """Here: one connection, soon, by the holder of ``token``. Answered by connecting."""
+
+    addresses: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=8)]
+    token: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    certificate: CertificateField
+
+
+# --- /robocompute/tunnel/1 -----------------------------------------------------------------------
+
+
+class OpenTunnel(Message, frozen=True, kw_only=True, tag="tunnel?"):
+    """Connect to a port that this agreement's job listens on, inside its own network."""
+
+    agreement: AgreementField
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class TunnelOpened(Message, frozen=True, kw_only=True, tag="tunnel"):
+    """The job took the connection."""
+
+
+class TunnelData(Message, frozen=True, kw_only=True, tag="bytes"):
+    """Bytes of the connection, in order."""
+
+    data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=65_536)]
+
+
+class TunnelEnd(Message, frozen=True, kw_only=True, tag="end"):
+    """This direction is over; the other one may go on."""
+
+
+# --- /robocompute/bid/1 ---------------------------------------------------------------------------
+
+
+class BidAnswer(Message, frozen=True, kw_only=True, tag="bid-answer"):
+    """From a provider that can serve a bid; on this stream the client then asks as on agreement/1."""
+
+    sequence: Count
+    """Of the bid."""
+    offer: Signed
+    """The provider's own offer, as it is gossiped."""
 
 
 # --- /robocompute/book/1 ------------------------------------------------------------------------
@@ -513,13 +598,25 @@ class DialledBack(Message, frozen=True, kw_only=True, tag="dialled"):
 
 
 AgreementMessage: TypeAlias = (
-    QuoteRequest | Quote | Order | Waiting | Leased | Refused | CancelRequest | NeverLeased | Ended
+    QuoteRequest
+    | Quote
+    | ReleaseQuote
+    | Order
+    | Waiting
+    | Leased
+    | Refused
+    | CancelRequest
+    | NeverLeased
+    | Ended
 )
 PayMessage: TypeAlias = Extend | Leased | Refused | Ended | Sync
 JobMessage: TypeAlias = (
     Attach | Stage | Output | Usage | Appended | Finished | Kept | Leased | Refused
 )
-BlobMessage: TypeAlias = Have | Want | ChunkPart | Stored | Missing | Refused
+BlobMessage: TypeAlias = Have | Want | Credit | ChunkPart | Stored | Missing | Refused
+BulkMessage: TypeAlias = BulkAsk | BulkAt | Refused
+TunnelMessage: TypeAlias = OpenTunnel | TunnelOpened | TunnelData | TunnelEnd | Refused
+BidMessage: TypeAlias = BidAnswer | Refused
 BookMessage: TypeAlias = BookRequest | BookPage | Refused
 TowerMessage: TypeAlias = Leave | Held | Refused
 PeersMessage: TypeAlias = PeersRequest | PeersPage | Refused
