@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from robocompute_node.p2p.bounds import PeerBounds
 from robocompute_node.p2p.fake import FakeHub, FakeNetwork
-from robocompute_node.p2p.guards import PeerBounds
 from robocompute_node.p2p.host import Libp2pNetwork
 from robocompute_node.p2p.identity import key_pair_of
 from robocompute_node.p2p.port import FrameStream, Network, PeerGone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE, Transport as N
 from multiaddr import Multiaddr
 
 from robocompute_node.p2p import tuning
-from robocompute_node.p2p.guards import PeerBounds
+from robocompute_node.p2p.bounds import PeerBounds
 from robocompute_node.p2p.host import Libp2pNetwork
 from robocompute_node.p2p.identity import node_key_of, peer_id_of
 from robocompute_protocol import limits
@@ -289,18 +289,44 @@ async def test_a_frame_over_the_limit_ends_its_stream(victim: Victim) -> None:
     await victim.serves()
 
 
+async def open_streams_raw(host: Any, victim: Victim, count: int) -> None:
+    """Open ``count`` streams by their bare yamux frames, waiting for no answer."""
+    await host.connect(info_from_p2p_addr(victim.address))
+    conn = host.get_network().get_connections(peer_id_of(victim.node.key))[0]
+    secured = conn.muxed_conn.secured_conn
+    for stream_id in range(100_001, 100_001 + 2 * count, 2):
+        await secured.write(struct.pack("!BBHII", 0, 1, 1, stream_id, 0))
+
+
 async def test_streams_over_the_share_of_a_peer_are_reset(victim: Victim) -> None:
     async with attacker() as host:
-        await host.connect(info_from_p2p_addr(victim.address))
-        conn = host.get_network().get_connections(peer_id_of(victim.node.key))[0]
-        secured = conn.muxed_conn.secured_conn
-        for stream_id in range(100_001, 100_001 + 2 * 1_000, 2):
-            await secured.write(struct.pack("!BBHII", 0, 1, 1, stream_id, 0))
+        await open_streams_raw(host, victim, 100)
         await victim.serves()
-        muxed: Any = victim.node._swarm  # pyright: ignore[reportPrivateUsage]
-        held = muxed.live_connections(host.get_id())[0].muxed_conn
+        swarm: Any = victim.node._swarm  # pyright: ignore[reportPrivateUsage]
+        held = swarm.live_connections(host.get_id())[0].muxed_conn
         while len(held.streams) > BOUNDS.streams_at_once:  # noqa: ASYNC110
             await trio.sleep(0.02)
+    assert victim.node.status().streams_refused > 0
+    await victim.serves()
+
+
+async def test_a_peer_that_floods_with_streams_is_shut_out_for_a_while(victim: Victim) -> None:
+    keys = create_new_key_pair(secrets.token_bytes(32))
+    swarm: Any = victim.node._swarm  # pyright: ignore[reportPrivateUsage]
+    async with attacker(keys) as host:
+        with suppress(Exception):
+            await open_streams_raw(host, victim, 1_000)
+        while swarm.live_connections(host.get_id()):  # noqa: ASYNC110
+            await trio.sleep(0.02)
+        await victim.serves()
+    async with attacker(keys) as host:
+        host.get_network().retry_config.max_retries = 0
+        with suppress(Exception):  # it may notice only at its first stream
+            await host.connect(info_from_p2p_addr(victim.address))
+        while not victim.node.status().connections_refused.get("barred"):  # noqa: ASYNC110
+            await trio.sleep(0.02)
+        assert not swarm.live_connections(host.get_id())
+    assert victim.node.status().peers_barred == 1
     await victim.serves()
 
 
@@ -359,7 +385,7 @@ def control_junk() -> bytes:
 
 
 def bad_record(keys: KeyPair) -> bytes:
-    message = rpc_pb2.RPC(publish=[signed(keys, b"unheard", 90)])
+    message = rpc_pb2.RPC(publish=[signed(keys, b"its record is not looked at", 90)])
     message.senderRecord = b"\x99" * 40
     return framed(message.SerializeToString())
 

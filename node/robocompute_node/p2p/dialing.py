@@ -1,26 +1,21 @@
-"""Finding and keeping connections: addresses, dials, and the peers to stay connected to.
+"""Making and keeping connections: dials, and the peers to stay connected to.
 
 Stock dialling is not used: it tries one TCP address a peer, retries with waits, and blocks a
 peer that failed once for a minute.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
-from libp2p.peer.id import ID
-from multiaddr import Multiaddr
-from multiaddr.exceptions import Error as MultiaddrError
 
 from robocompute_protocol.errors import ConfigError
 
+from .addresses import AddressBook, by_turns, parse_address
 from .guards import GuardedSwarm, quietly
 from .identity import node_key_of, peer_id_of
 from .port import PeerGone
@@ -29,19 +24,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from libp2p.abc import INetConn
+    from multiaddr import Multiaddr
 
     from robocompute_protocol.identifiers import NodeKey
 
+    from .peerstore import PeerStore
+
 log = logging.getLogger(__name__)
 
-MAX_ADDRESSES: Final = 8
-"""Addresses kept for one peer, newest first: a few interfaces, old and new."""
-MAX_PEERS: Final = 4_096
-"""Peers whose addresses are kept; the one not named for longest is forgotten first."""
 STAGGER_S: Final = 0.25
 """Head start of one address before the next is tried as well."""
 DIAL_S: Final = 5.0
 """Seconds for one dial with its handshake: three round trips on the slowest link, and spare."""
+RACE_S: Final = 8.0
+"""Seconds for all addresses of a peer together, and for a turn to dial at all."""
 REDIAL_MIN_S: Final = 0.5
 """First wait after a lost connection: a daemon restarts in about a second."""
 REDIAL_MAX_S: Final = 30.0
@@ -54,68 +50,6 @@ DIALS_AT_ONCE: Final = 8
 """Background dials under way: each handshake costs 10 ms of CPU."""
 LOOK_S: Final = 0.5
 """How often lost connections are looked for."""
-
-
-def parse_address(text: str) -> tuple[ID | None, Multiaddr]:
-    """Split a multiaddr into the peer id at its end, where it has one, and the rest.
-
-    Raises:
-        ValueError: it is none that can be dialled: TCP at an address or name.
-    """
-    try:
-        address = Multiaddr(text)
-        names = [protocol.name for protocol in address.protocols()]
-        peer = ID.from_base58(address.value_for_protocol("p2p") or "") if "p2p" in names else None
-    except (MultiaddrError, ValueError, KeyError) as exc:
-        raise ValueError(f"not a multiaddr: {text!r}: {exc}") from None
-    if peer is not None and names[-1] != "p2p":
-        raise ValueError(f"goes on behind the peer id: {text!r}")
-    if peer is not None:
-        address = address.decapsulate(Multiaddr(f"/p2p/{peer}"))
-        names = names[: names.index("p2p")]
-    if (
-        len(names) != 2
-        or names[1] != "tcp"
-        or names[0] not in {"ip4", "ip6", "dns", "dns4", "dns6"}
-    ):
-        raise ValueError(f"cannot be dialled: {text!r}")
-    host, port = address.value_for_protocol(names[0]), address.value_for_protocol("tcp")
-    if port in {None, "0"}:
-        raise ValueError(f"no port: {text!r}")
-    if names[0].startswith("ip"):
-        ip = ipaddress.ip_address(host or "")
-        if ip.is_unspecified or ip.is_multicast:
-            raise ValueError(f"no host has this address: {text!r}")
-    return peer, address
-
-
-class AddressBook:
-    """Where peers may be dialled, newest address first."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[NodeKey, tuple[Multiaddr, ...]] = OrderedDict()
-
-    def add(self, peer: NodeKey, addresses: Iterable[str]) -> None:
-        """Remember addresses of ``peer``. Bad ones, and those of another peer, are ignored."""
-        wanted = peer_id_of(peer)
-        good: list[Multiaddr] = []
-        for text in addresses:
-            try:
-                named, address = parse_address(text)
-            except ValueError as exc:
-                log.debug("address of %s ignored: %s", wanted, exc)
-                continue
-            if named in {None, wanted} and address not in good:
-                good.append(address)
-        if not good:
-            return
-        old = [each for each in self._known.pop(peer, ()) if each not in good]
-        self._known[peer] = tuple([*good, *old][:MAX_ADDRESSES])
-        while len(self._known) > MAX_PEERS:
-            self._known.popitem(last=False)
-
-    def of(self, peer: NodeKey) -> tuple[Multiaddr, ...]:
-        return self._known.get(peer, ())
 
 
 @dataclass(slots=True)
@@ -131,14 +65,21 @@ class _Kept:
 class Dialer:
     """Makes connections, at most one dial a peer at a time, and keeps the wanted ones up."""
 
-    def __init__(self, key: NodeKey, bootstrap: Iterable[str] = ()) -> None:
+    def __init__(
+        self, key: NodeKey, bootstrap: Iterable[str] = (), *, remembered: PeerStore
+    ) -> None:
         """Know ``bootstrap``, multiaddrs with /p2p/, as peers to stay connected to for ever.
 
+        What ``remembered`` holds can be dialled; dials that end in a handshake are added to it.
+
         Raises:
-            ConfigError: one of them is no such address.
+            ConfigError: a bootstrap peer is no such address.
         """
         self._key = key
         self.book = AddressBook()
+        self._remembered = remembered
+        for known in reversed(remembered.known()):
+            self.book.add(known.key, known.addresses)
         self._locks: dict[NodeKey, tuple[trio.Lock, int]] = {}
         self._kept: OrderedDict[NodeKey, _Kept] = OrderedDict()
         for text in bootstrap:
@@ -154,6 +95,11 @@ class Dialer:
             if peer != key:
                 self.book.add(peer, (text,))
                 self._kept[peer] = _Kept(forever=True)
+
+    @property
+    def bootstrap(self) -> frozenset[NodeKey]:
+        """The peers to stay connected to for ever."""
+        return frozenset(peer for peer, kept in self._kept.items() if kept.forever)
 
     def connection(self, swarm: GuardedSwarm, peer: NodeKey) -> INetConn | None:
         """The newest connection that works as far as is known."""
@@ -192,31 +138,46 @@ class Dialer:
         addresses = self.book.of(peer)
         if not addresses:
             raise PeerGone(f"no address of peer {peer_id} is known and it is not connected")
-        made: list[INetConn] = []
+        if not swarm.make_room():
+            raise PeerGone("this node has all the connections it may have, and needs them")
+        made, failures = await self._race(swarm, peer, by_turns(addresses))
+        for _, surplus in made[1:]:
+            await quietly(surplus.close)
+        if not made:
+            self._remembered.failed(peer)
+            raise PeerGone(f"peer {peer_id} cannot be reached at {'; '.join(failures)}")
+        address, conn = made[0]
+        self._remembered.reached(peer, str(address))
+        return conn
+
+    async def _race(
+        self, swarm: GuardedSwarm, peer: NodeKey, addresses: tuple[Multiaddr, ...]
+    ) -> tuple[list[tuple[Multiaddr, INetConn]], list[str]]:
+        """Dial all addresses, each with a head start on the next; the first to answer ends it."""
+        made: list[tuple[Multiaddr, INetConn]] = []
         failures: list[str] = []
 
         async def attempt(address: Multiaddr, failed: trio.Event) -> None:
             try:
                 with trio.fail_after(DIAL_S):
-                    conn = await swarm.dial_addr(address, peer_id)
+                    conn = await swarm.dial_in_turn(address, peer_id_of(peer))
             except Exception as exc:  # noqa: BLE001 every layer of libp2p has its own errors
                 failures.append(f"{address}: {_root_of(exc)}")
                 failed.set()
                 return
-            made.append(conn)
+            made.append((address, conn))
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            for address in addresses:
-                failed = trio.Event()
-                nursery.start_soon(attempt, address, failed)
-                with trio.move_on_after(STAGGER_S):
-                    await failed.wait()
-        for surplus in made[1:]:
-            await quietly(surplus.close)
-        if not made:
-            raise PeerGone(f"peer {peer_id} cannot be reached at {'; '.join(failures)}")
-        return made[0]
+        with trio.move_on_after(RACE_S) as race:
+            async with trio.open_nursery() as nursery:
+                for address in addresses:
+                    failed = trio.Event()
+                    nursery.start_soon(attempt, address, failed)
+                    with trio.move_on_after(STAGGER_S):
+                        await failed.wait()
+        if race.cancelled_caught:
+            failures.append(f"no answer within {RACE_S:g} s")
+        return made, failures
 
     def _keep(self, peer: NodeKey) -> None:
         kept = self._kept.get(peer)

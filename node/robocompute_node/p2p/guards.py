@@ -1,4 +1,4 @@
-"""What one peer may ask of this node, and the seams where libp2p would let it ask more.
+"""The seams where libp2p would let a peer ask more than it may, and a fault end the node.
 
 One bad peer, or one bug in a handler, ends a stream or a connection and never the node.
 """
@@ -7,20 +7,24 @@ One bad peer, or one bug in a handler, ends a stream or a connection and never t
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakSet
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 
-from .identity import node_key_of
+from robocompute_protocol.identifiers import NodeKey
+
+from .bounds import Offences, PeerBounds, StreamGate
+from .connections import ConnectionTable, Refusal, Visit
+from .identity import node_key_of, peer_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from libp2p.abc import IMuxedConn, INetConn, INetStream
     from libp2p.io.abc import ReadWriteCloser
@@ -28,110 +32,12 @@ if TYPE_CHECKING:
     from libp2p.peer.id import ID
     from multiaddr import Multiaddr
 
-    from robocompute_protocol.identifiers import NodeKey
+    from .inflight import UnreadBudget
+    from .metrics import Meters
 
 log = logging.getLogger(__name__)
 
-MAX_TRACKED_PEERS: Final = 4_096
-"""Peers whose rates are remembered; the one not heard of for longest is forgotten first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerBounds:
-    """What the node allows. The defaults suit a node with a thousand peers on two cores."""
-
-    streams_at_once: int = 128
-    """Streams one peer may have open here: each costs up to a window of memory."""
-    streams_per_second: float = 100.0
-    """Streams one peer may open in the long run: each costs about a millisecond to negotiate."""
-    streams_burst: int = 256
-    """Streams one peer may open at once after a quiet time."""
-    connections_per_peer: int = 3
-    """Two sides that dial at the same moment make two; one more while an old one dies."""
-    connections: int = 320
-    """Open connections in all: each costs a socket and about 150 kB."""
-    inbound_connections: int = 256
-    """Of those, from outside: so strangers cannot keep this node from dialling."""
-    half_open_connections: int = 192
-    """Inbound handshakes under way: a stranger gets ``handshake_s`` and no more."""
-    handshake_s: int = 5
-    """Seconds for a handshake, and for naming the protocol of a new stream."""
-    linger_s: float = 30.0
-    """Seconds a peer may take to end its side of a stream after we ended ours."""
-    write_deadline_s: float = 30.0
-    """Seconds a peer may leave one frame unread."""
-    gossip_per_second: float = 200.0
-    """Gossip messages one peer may forward in the long run: a whole Python node relays 300."""
-    gossip_burst: int = 2_048
-    """Gossip messages one peer may forward at once: a full queue of an honest peer."""
-    topics_per_peer: int = 64
-    """Topics one peer may subscribe to: two kinds for a closed list of classes."""
-
-
-@dataclass(slots=True)
-class TokenBucket:
-    """Allows ``burst`` at once and ``per_second`` in the long run."""
-
-    per_second: float
-    burst: float
-    _left: float = field(init=False)
-    _at: float | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self._left = self.burst
-
-    def take(self, now: float) -> bool:
-        """Take one token at time ``now`` (seconds, never going back); False when none is left."""
-        if self._at is not None:
-            self._left = min(self.burst, self._left + (now - self._at) * self.per_second)
-        self._at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
-
-
-class PeerRates:
-    """One bucket a peer, for as many peers as are worth remembering."""
-
-    def __init__(self, per_second: float, burst: float) -> None:
-        self._per_second = per_second
-        self._burst = burst
-        self._buckets: OrderedDict[NodeKey, TokenBucket] = OrderedDict()
-
-    def take(self, peer: NodeKey, now: float) -> bool:
-        bucket = self._buckets.get(peer)
-        if bucket is None:
-            while len(self._buckets) >= MAX_TRACKED_PEERS:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[peer] = TokenBucket(self._per_second, self._burst)
-        else:
-            self._buckets.move_to_end(peer)
-        return bucket.take(now)
-
-
-class StreamGate:
-    """Counts each peer's inbound streams."""
-
-    def __init__(self, bounds: PeerBounds) -> None:
-        self._at_once = bounds.streams_at_once
-        self._rates = PeerRates(bounds.streams_per_second, bounds.streams_burst)
-        self._open: dict[NodeKey, int] = {}
-
-    def enter(self, peer: NodeKey, now: float) -> bool:
-        """Let one more stream of ``peer`` in. True calls for one ``leave``."""
-        count = self._open.get(peer, 0)
-        if count >= self._at_once or not self._rates.take(peer, now):
-            return False
-        self._open[peer] = count + 1
-        return True
-
-    def leave(self, peer: NodeKey) -> None:
-        count = self._open[peer] - 1
-        if count:
-            self._open[peer] = count
-        else:
-            del self._open[peer]
+Protected = Callable[[], Collection[NodeKey]]
 
 
 class _NoAutoConnector:
@@ -157,12 +63,21 @@ class GuardedSwarm(Swarm):
     """A swarm that keeps the bounds on connections."""
 
     bounds: PeerBounds
+    meters: Meters
+    unread: UnreadBudget
 
-    def use_bounds(self, bounds: PeerBounds) -> None:
-        """Set the bounds. Called once, before the swarm runs."""
+    def use_bounds(self, bounds: PeerBounds, meters: Meters, protected: Protected) -> None:
+        """Set the bounds. Called once, before the swarm runs.
+
+        ``protected`` says whose connections are never pruned; it is asked each time.
+        """
         self.bounds = bounds
-        self._half_open = trio.CapacityLimiter(bounds.half_open_connections)
-        self._inbound_open = 0
+        self.meters = meters
+        self.table = ConnectionTable(bounds)
+        self.offences = Offences(bounds)
+        self._protected = protected
+        self._dials = trio.CapacityLimiter(bounds.dials_at_once)
+        self._visits: WeakKeyDictionary[Any, Visit] = WeakKeyDictionary()
         self._made: WeakSet[Any] = WeakSet()
         auto_connector: Any = _NoAutoConnector()
         self.auto_connector = auto_connector
@@ -172,32 +87,112 @@ class GuardedSwarm(Swarm):
     ) -> None:
         # Stock keeps the task and its slot until the swarm stops, even after the connection
         # is gone: after 250 inbound connections it accepts no more, ever.
-        if self._inbound_open >= self.bounds.inbound_connections:
-            return  # the listener closes the socket when this returns
-        try:
-            self._half_open.acquire_nowait()
-        except trio.WouldBlock:
+        now = trio.current_time()
+        knock = self.table.knock(_host_of(read_write_closer), now, self._protected())
+        if isinstance(knock, Refusal):
+            self.meters.connections_refused[knock] += 1
             return
+        visit: Visit | None = None
         try:
-            muxed: Any = await self.upgrade_inbound_raw_conn(
+            made: Any = await self.upgrade_inbound_raw_conn(
                 RawConnection(read_write_closer, False), maddr
             )
+            visit = self._visits.get(made)
         finally:
-            self._half_open.release()
-        self._inbound_open += 1
-        try:
-            await muxed.event_closed.wait()
-        finally:
-            self._inbound_open -= 1
+            self.table.answered(knock, visit)
+        await made.event_closed.wait()  # the listener closes the socket when this returns
+
+    async def dial_in_turn(self, address: Multiaddr, peer_id: ID) -> INetConn:
+        """Dial one address as soon as fewer than the bound are under way.
+
+        Raises:
+            Exception: it did not become a connection; libp2p has many words for that.
+        """
+        async with self._dials:
+            self.meters.dials += 1
+            try:
+                return await self.dial_addr(address, peer_id)
+            except Exception:
+                self.meters.dial_failures += 1
+                raise
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
-        self._made.add(muxed_conn)
+        muxed: Any = muxed_conn
+        self._made.add(muxed)
+        now = trio.current_time()
+        refusal = self._refusal_of(muxed_conn.peer_id, now)
+        if refusal is not None:
+            self.meters.connections_refused[refusal] += 1
+            with trio.CancelScope(shield=True):
+                await muxed.secured_conn.close()
+            raise SwarmException(f"peer {muxed_conn.peer_id} is not let in: {refusal}")
         added = await super().add_conn(muxed_conn, direction)
+        inbound = direction != "outbound"
+        visit = self.table.arrive(node_key_of(muxed_conn.peer_id), inbound=inbound, now=now)
+        self._visits[muxed] = visit
+        self.manager.run_task(self._until_closed, muxed, visit)
         held = self.live_connections(muxed_conn.peer_id)
         for surplus in held[self.bounds.connections_per_peer :]:
             log.info("peer %s has too many connections, the oldest goes", muxed_conn.peer_id)
             self.manager.run_task(self._close_connection_async, surplus)
+        if self.table.is_over and not self._prune_one():
+            self.meters.connections_refused[Refusal.FULL] += 1
+            self.manager.run_task(self._close_connection_async, added)
         return added
+
+    def _refusal_of(self, peer_id: ID, now: float) -> Refusal | None:
+        try:
+            peer = node_key_of(peer_id)
+        except ValueError:
+            return Refusal.NO_NODE_KEY
+        return Refusal.BARRED if self.offences.is_barred(peer, now) else None
+
+    async def _until_closed(self, muxed: Any, visit: Visit) -> None:
+        await muxed.event_closed.wait()
+        self.table.leave(visit)
+        del self._visits[muxed]
+        self.meters.bytes_in += muxed.bytes_in
+        self.meters.bytes_out += muxed.bytes_out
+
+    def make_room(self) -> bool:
+        """Whether this node may make one more connection; one of little use goes for it."""
+        return self.table.total < self.bounds.connections or self._prune_one()
+
+    def _prune_one(self) -> bool:
+        visit = self.table.least_useful(trio.current_time(), self._protected())
+        muxed = next((each for each, of in self._visits.items() if of is visit), None)
+        if visit is None or muxed is None:
+            return False
+        log.info("the connection of peer %s is pruned", muxed.peer_id)
+        self.meters.connections_pruned += 1
+        self.table.leave(visit)  # now: it takes a moment to close, and must not be chosen twice
+        self.manager.run_task(self._hang_up_one, muxed)
+        return True
+
+    def punish(self, peer: NodeKey, offence: str) -> None:
+        """Note what no honest peer does often; one that did too much is shut out for a while."""
+        if not self.offences.note(peer, trio.current_time()):
+            return
+        log.warning("peer %s is shut out for a while: %s", peer_id_of(peer), offence)
+        self.meters.peers_barred += 1
+        for conn in self.live_connections(peer_id_of(peer)):
+            self.manager.run_task(self._hang_up_one, conn.muxed_conn)
+
+    async def _hang_up_one(self, muxed: Any) -> None:
+        # Closing the socket makes its reader clean up; no goodbye is waited for.
+        await quietly(muxed.secured_conn.close)
+
+    def _schedule_prune(self) -> None:
+        # Stock prunes by tags nobody sets, down to the low watermark, and logs what it does.
+        pass
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes in and out over all connections there were."""
+        live: list[Any] = list(self._visits)
+        return (
+            self.meters.bytes_in + sum(muxed.bytes_in for muxed in live),
+            self.meters.bytes_out + sum(muxed.bytes_out for muxed in live),
+        )
 
     def live_connections(self, peer_id: ID) -> list[INetConn]:
         """Connections to a peer that still work as far as is known, newest first."""
@@ -232,6 +227,14 @@ class GuardedSwarm(Swarm):
         pass
 
 
+def _host_of(connection: Any) -> str:
+    """The address at the other end of a TCP connection; stock knows none of IPv6."""
+    try:
+        return str(connection.stream.socket.getpeername()[0])
+    except (AttributeError, OSError):
+        return ""
+
+
 def is_live(conn: INetConn) -> bool:
     """Whether a connection works as far as is known."""
     muxed: Any = conn.muxed_conn
@@ -260,10 +263,14 @@ class GuardedHost(BasicHost):
         except ValueError:
             await quietly(net_stream.reset)
             return
+        swarm: Any = self.get_network()
         if not self.gate.enter(peer, trio.current_time()):
             log.info("peer %s opens too many streams, one was refused", peer_id)
+            swarm.meters.streams_refused += 1
             await quietly(net_stream.reset)
+            swarm.punish(peer, "it opens too many streams")
             return
+        swarm.meters.streams_in += 1
         try:
             await super()._swarm_stream_handler(net_stream)
         except Exception as exc:  # noqa: BLE001 libp2p's own handlers raise nearly anything

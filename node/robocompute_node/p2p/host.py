@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import logging
-import socket
-from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -13,25 +11,32 @@ import trio
 from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
 from libp2p.custom_types import TProtocol
 from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.peer.peerstore import PeerStore
+from libp2p.peer.peerstore import PeerStore as Libp2pPeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE, Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX, Yamux
 from libp2p.tools.anyio_service import background_trio_service
-from libp2p.transport.tcp.tcp import TCP
-from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from robocompute_protocol.errors import ConfigError, ProtocolError
+from robocompute_protocol.errors import ConfigError, ProtocolError, RemoteProtocolError
 from robocompute_protocol.identifiers import NodeKey
+from robocompute_protocol.money import Millis
 
 from . import tuning
-from .dialing import Dialer, parse_address
+from .addresses import parse_address
+from .bounds import PeerBounds, StreamGate
+from .dialing import Dialer
 from .framing import PipeFrames
-from .gossip import PEER_STREAM_CHECK_S, Gossip, GuardedPubsub, new_pubsub
-from .guards import GuardedHost, GuardedSwarm, PeerBounds, StreamGate, is_live
+from .gossip import Gossip
+from .guards import GuardedHost, GuardedSwarm, Protected, is_live
 from .identity import key_pair_of, node_key_of, peer_id_of
+from .inflight import BoundedUpgrader, UnreadBudget
+from .listening import GuardedTCP, dialable, has_family
+from .metrics import Meters, NetworkStatus
+from .peerstore import PeerStore
 from .port import FrameStream, PeerGone, StreamHandler, Validator
+from .pubsub import PEER_STREAM_CHECK_S, GuardedPubsub, GuardedRouter, new_pubsub
 from .streams import YamuxPipe, choose_protocol
+from .supervision import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable
@@ -42,12 +47,6 @@ __all__ = ["Libp2pNetwork", "node_key_of", "peer_id_of"]
 
 log = logging.getLogger(__name__)
 
-RESTART_MIN_S: Final = 0.2
-"""First wait before libp2p is started again."""
-RESTART_MAX_S: Final = 10.0
-"""Longest such wait: a host that falls over at once must not burn a core."""
-STEADY_S: Final = 60.0
-"""A host that ran this long starts the waits anew."""
 STALE_S: Final = 2.0
 """A known connection may leave a new stream unanswered this long; then another is dialled."""
 CLOSING_S: Final = 2.0
@@ -70,6 +69,7 @@ class Libp2pNetwork:
         bootstrap: Iterable[str] = (),
         bounds: PeerBounds | None = None,
         patches: Iterable[str] = tuning.ALL,
+        remembered: PeerStore | None = None,
     ) -> None:
         """Prepare a host; nothing happens before ``run``.
 
@@ -80,6 +80,7 @@ class Libp2pNetwork:
             bootstrap: Multiaddrs with /p2p/ to stay connected to.
             bounds: What one peer may ask.
             patches: Which patches of ``tuning`` to install.
+            remembered: Peers reached in earlier lives; its ``run`` is the caller's to start.
 
         Raises:
             ConfigError: a key or an address is no such thing.
@@ -93,20 +94,56 @@ class Libp2pNetwork:
         self._key = NodeKey(self._key_pair.public_key.to_bytes())
         self._bounds = bounds or PeerBounds()
         self._patches = frozenset(patches)
-        self._dialer = Dialer(self._key, bootstrap)
-        self._gossip = Gossip()
+        self._remembered = remembered or PeerStore(None, lambda: Millis(0))
+        self._dialer = Dialer(self._key, bootstrap, remembered=self._remembered)
+        self._meters = Meters()
+        self._gossip = Gossip(self._meters)
+        self._supervisor = Supervisor("libp2p")
+        self._protected: Protected = frozenset[NodeKey]
         self._handlers: dict[str, StreamHandler] = {}
         self._addresses: tuple[str, ...] = ()
         self._host: GuardedHost | None = None
         self._swarm: GuardedSwarm | None = None
         self._nursery: trio.Nursery | None = None
         self._up = trio.Event()
-        self._starts = 0
 
     @property
     def starts(self) -> int:
         """How often the host came up: more than once means that libp2p failed."""
-        return self._starts
+        return self._supervisor.starts
+
+    def protect(self, peers: Protected) -> None:
+        """Never prune the connections of ``peers()``, asked each time, nor of bootstrap peers."""
+        self._protected = peers
+
+    def status(self) -> NetworkStatus:
+        """The network at this moment, for its owner."""
+        meters, swarm, host = self._meters, self._swarm, self._host
+        bytes_in, bytes_out = swarm.traffic() if swarm else (meters.bytes_in, meters.bytes_out)
+        inbound = swarm.table.inbound if swarm else 0
+        return NetworkStatus(
+            connections_in=inbound,
+            connections_out=swarm.table.total - inbound if swarm else 0,
+            half_open=swarm.table.half_open if swarm else 0,
+            connections_refused=dict(meters.connections_refused),
+            connections_pruned=meters.connections_pruned,
+            peers_barred=meters.peers_barred,
+            streams=host.gate.total if host else 0,
+            streams_in=meters.streams_in,
+            streams_out=meters.streams_out,
+            streams_refused=meters.streams_refused,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            unread=swarm.unread.total if swarm else 0,
+            gossip_in=meters.gossip_in,
+            gossip_out=meters.gossip_out,
+            gossip_dropped=dict(meters.gossip_dropped),
+            dials=meters.dials,
+            dial_failures=meters.dial_failures,
+            starts=self._supervisor.starts,
+            last_failure=self._supervisor.last_failure,
+            remembered=len(self._remembered),
+        )
 
     @property
     def key(self) -> NodeKey:
@@ -186,6 +223,7 @@ class Libp2pNetwork:
             stream = await conn.new_stream()
         except Exception as exc:
             raise PeerGone(f"the connection to peer {peer_id_of(peer)} is broken") from exc
+        self._meters.streams_out += 1
         pipe = YamuxPipe(stream)
         try:
             unread = await choose_protocol(pipe, protocol)
@@ -208,10 +246,14 @@ class Libp2pNetwork:
             except (PeerGone, ProtocolError) as exc:
                 log.info("%s with %s ended: %s", protocol, peer_id_of(peer), exc)
                 await frames.abort()
+                if isinstance(exc, RemoteProtocolError) and self._swarm is not None:
+                    self._swarm.punish(peer, f"what it sends by {protocol} is none of it")
             except Exception:
                 log.exception("%s with %s failed", protocol, peer_id_of(peer))
                 await frames.abort()
             else:
+                if self._swarm is not None:
+                    self._swarm.table.note_useful(peer, trio.current_time())
                 await frames.close()
                 await pipe.linger(self._bounds.linger_s)
 
@@ -226,25 +268,19 @@ class Libp2pNetwork:
             ConfigError: it could not listen at the first start.
         """
         tuning.apply(self._patches)
-        delay = RESTART_MIN_S
-        while True:
-            started = trio.current_time()
-            try:
-                await self._run_host(task_status)
-            except Exception as exc:
-                if not self._starts:
-                    raise _clearest(exc) from None
-                log.exception("libp2p failed, starting it again in %.1f s", delay)
-            if trio.current_time() - started > STEADY_S:
-                delay = RESTART_MIN_S
-            await trio.sleep(delay)
-            delay = min(delay * 2, RESTART_MAX_S)
-            task_status = trio.TASK_STATUS_IGNORED
+        self._listen = _present(self._listen)
+
+        async def once() -> None:
+            await self._run_host(task_status)
+
+        try:
+            await self._supervisor.run(once)
+        except Exception as exc:  # noqa: BLE001 whatever it is, its clearest part is raised
+            raise _clearest(exc) from None
 
     async def _run_host(self, task_status: trio.TaskStatus[None]) -> None:
         host, swarm = self._new_host()
-        pubsub = new_pubsub(host, self._gossip, self._bounds)
-        router: Any = pubsub.router
+        pubsub, router = new_pubsub(host, swarm, self._bounds, self._meters, self._gossip.deliver)
         for protocol, handler in self._handlers.items():
             self._serve_on(host, protocol, handler)
         try:
@@ -259,10 +295,11 @@ class Libp2pNetwork:
                 await self._gossip.attach(pubsub)
                 self._host, self._swarm, self._nursery = host, swarm, nursery
                 self._up.set()
-                self._starts += 1
+                self._supervisor.came_up()
                 nursery.start_soon(self._dialer.keep_connected, swarm)
-                nursery.start_soon(self._repair, swarm, pubsub)
-                task_status.started()
+                nursery.start_soon(self._repair, swarm, pubsub, router)
+                if self.starts == 1:
+                    task_status.started()
                 try:
                     await trio.sleep_forever()
                 finally:  # before anything closes, so that nobody starts more on it
@@ -277,16 +314,19 @@ class Libp2pNetwork:
 
     def _new_host(self) -> tuple[GuardedHost, GuardedSwarm]:
         peer_id = peer_id_of(self._key)
-        peerstore = PeerStore()
+        peerstore = Libp2pPeerStore()
         peerstore.add_key_pair(peer_id, self._key_pair)
         bounds = self._bounds
         # Only what is named here can be negotiated. The default list also holds plaintext and
         # secio, with which a stranger who knows a public key passes for its owner.
         security = {NOISE: Noise(self._key_pair, noise_privkey=new_x25519().private_key)}
-        upgrader = TransportUpgrader(security, {TProtocol(YAMUX): Yamux}, bounds.handshake_s)
+        upgrader = BoundedUpgrader(security, {TProtocol(YAMUX): Yamux}, bounds.handshake_s)
+        upgrader.budget = UnreadBudget(bounds)
+        upgrader.patience_s = bounds.unread_s
+        most = bounds.connections + bounds.half_open_connections + bounds.dials_at_once
         config = ConnectionConfig(
-            max_connections=bounds.connections,
-            high_watermark=bounds.connections,
+            max_connections=most,  # ours are counted, and pruned, in the swarm's table
+            high_watermark=most,
             low_watermark=0,  # the swarm must not dial on its own: it dials anyone it heard of
             min_connections=0,
             max_connections_per_peer=bounds.connections_per_peer + 1,
@@ -299,14 +339,18 @@ class Libp2pNetwork:
             peer_id,
             peerstore,
             upgrader,
-            transports=[TCP()],
+            transports=[GuardedTCP()],
             retry_config=RetryConfig(max_retries=0),
             connection_config=config,
         )
-        swarm.use_bounds(bounds)
+        swarm.use_bounds(bounds, self._meters, self._all_protected)
+        swarm.unread = upgrader.budget
         host = GuardedHost(swarm, disable_identify_address_discovery=True)
         host.gate = StreamGate(bounds)
         return host, swarm
+
+    def _all_protected(self) -> frozenset[NodeKey]:
+        return self._dialer.bootstrap.union(self._protected())
 
     def _note_addresses(self, host: GuardedHost) -> None:
         bound = host.get_transport_addrs()
@@ -315,19 +359,29 @@ class Libp2pNetwork:
             raise ConfigError(f"cannot listen on {wanted}: taken, or no address of this machine")
         self._listen = tuple(bound)  # a restart takes the same ports again
         plain = self._announce or tuple(
-            address for each in bound for address in _dialable(str(each))
+            address for each in bound for address in dialable(str(each))
         )
         suffix = f"/p2p/{peer_id_of(self._key)}"
         self._addresses = tuple(address + suffix for address in plain)
 
-    async def _repair(self, swarm: GuardedSwarm, pubsub: GuardedPubsub) -> None:
+    async def _repair(
+        self, swarm: GuardedSwarm, pubsub: GuardedPubsub, router: GuardedRouter
+    ) -> None:
         backoff: dict[Any, tuple[float, float]] = {}
-        router: Any = pubsub.router
         while True:
             await trio.sleep(PEER_STREAM_CHECK_S)
             swarm.forget_dead_connections()
             await pubsub.repair_peers(backoff)
-            router.recent_message_deliveries.clear()  # grows for ever where nothing adapts
+            router.forget_strangers(set(swarm.connections))
+
+
+def _present(listen: tuple[Multiaddr, ...]) -> tuple[Multiaddr, ...]:
+    """Those of a family this machine has; all of them where that is none."""
+    found = tuple(each for each in listen if has_family(each))
+    for missing in listen:
+        if missing not in found:
+            log.warning("not listening on %s: this machine has no such address family", missing)
+    return found or listen
 
 
 def _clearest(exc: Exception) -> Exception:
@@ -345,25 +399,3 @@ def _has_node_key(peer_id: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _dialable(address: str) -> tuple[str, ...]:
-    """Real addresses for the one that means all of this machine's."""
-    for family, every, loopback, outside, name in (
-        (socket.AF_INET, "0.0.0.0", "127.0.0.1", "192.0.2.1", "ip4"),  # noqa: S104 compared with, not bound
-        (socket.AF_INET6, "::", "::1", "2001:db8::1", "ip6"),
-    ):
-        if f"/{name}/{every}/" not in address:
-            continue
-        found = [loopback]
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((outside, 9))  # sends nothing: asks the routing table
-                found.insert(0, probe.getsockname()[0])
-            except OSError:
-                pass  # no route out: loopback is all there is
-        return tuple(
-            address.replace(f"/{name}/{every}/", f"/{name}/{host}/")
-            for host in OrderedDict.fromkeys(found)
-        )
-    return (address,)

@@ -38,6 +38,18 @@ def peer_id_of(key: NodeKey) -> ID:
     return ID(_PREFIX + key)
 
 
+def peer_id_from(text: str) -> ID:
+    """Return the peer id written in base58.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return ID.from_base58(text)
+    except Exception as exc:
+        raise ValueError(f"not a peer id: {text!r}") from exc
+
+
 def node_key_of(peer_id: ID) -> NodeKey:
     """Return the node key inside a peer id.
 
