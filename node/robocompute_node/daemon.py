@@ -40,6 +40,7 @@ from robocompute_node.services.matchmaking import Matchmaking
 from robocompute_node.services.metrics_inbox import MetricsInbox
 from robocompute_node.services.offering import Offering, Standing, offer_of
 from robocompute_node.services.owner_api import OwnerApi, Parts
+from robocompute_node.services.pay_desk import PayDesk
 from robocompute_node.services.program_view import ProgramView
 from robocompute_node.services.quiet_time import QuietTime
 from robocompute_node.services.reconciler import Reconciler
@@ -314,6 +315,7 @@ class _Node:
         await services.start(lettings.run)
         await services.start(lettings.never.run, self._chain)
         desk.register()
+        PayDesk(network, self._chain, self._store, lettings, earnings, offering).register()
         JobFeed(network, executor, lettings, runs).register()
 
         def source(sequence: Millis) -> Offer | None:

@@ -43,6 +43,7 @@ from robocompute_node.services.matchmaking import Matchmaking
 from robocompute_node.services.metrics_inbox import MetricsInbox
 from robocompute_node.services.offering import Offering, Standing, offer_of
 from robocompute_node.services.owner_api import OwnerApi, Parts
+from robocompute_node.services.pay_desk import PayDesk
 from robocompute_node.services.program_view import ProgramView
 from robocompute_node.services.quiet_time import QuietTime
 from robocompute_node.services.reconciler import Reconciler
@@ -323,6 +324,9 @@ class FakeNode:
         await services.start(self.lettings.run)
         await services.start(self.lettings.never.run, self.chain)
         self.desk.register()
+        PayDesk(
+            network, self.chain, self.store, self.lettings, self.earnings, self.offering
+        ).register()
         JobFeed(network, self.executor, self.lettings, runs).register()
         return lambda sequence: self.offering.announced(sequence, network.addresses)
 

@@ -205,6 +205,10 @@ async def test_no_voucher_but_the_payers_own_next_one_buys_time(
         letting = stage.provider.lettings.get(agreement)
         assert letting is not None
         before = letting.state.prepaid_ms
+        earning = stage.provider.earnings.get(ledger.channel)
+        assert earning is not None
+        voucher = earning.ledger.voucher
+        assert voucher is not None
         more = Millis(stage.provider.lettings.elapsed(letting) + 29_000)
 
         def extend(ledger: PayerLedger, paid: int, key: SigningKey = client.key) -> Extend:
@@ -228,8 +232,8 @@ async def test_no_voucher_but_the_payers_own_next_one_buys_time(
                 agreement=agreement, prepaid_ms=more, voucher=sign_voucher(client.key, forgets)
             ),
             "closed_unknown": extend(closed, 90_000),
-            "tick_too_long": msgspec.structs.replace(
-                extend(ledger, 10**6), prepaid_ms=Millis(more + 30_000)
+            "tick_too_long": Extend(
+                agreement=agreement, prepaid_ms=Millis(more + 30_000), voucher=voucher
             ),
         }
         for code, request in cases.items():

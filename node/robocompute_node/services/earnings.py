@@ -31,6 +31,8 @@ RETIRED_MS: Final = Millis(300_000)
 """A close is signed and sent within this, or never: a transaction is good for a minute and a half.
 Afterwards the channel is used as before, whatever became of the command that wanted it closed."""
 
+CLOSING: Final = Objection("channel_closing", "the channel is closing; open a new one")
+
 
 class EarningRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A channel this node is paid through."""
@@ -121,9 +123,15 @@ class Earnings:
         return self._clock.now_ms() - seen > record.challenge_s * 1000 // 2
 
     def objection_to_use(self, record: EarningRecord) -> Objection | None:
-        """Return why no lease begins or goes on that is paid through this channel, or None."""
-        if record.closing or record.retired_until_ms > self._clock.now_ms():
-            return Objection("channel_closing", "the channel is closing; open a new one")
+        """Return why no lease begins that is paid through this channel, or None."""
+        if record.retired_until_ms > self._clock.now_ms():
+            return CLOSING
+        return self.objection_to_more(record)
+
+    def objection_to_more(self, record: EarningRecord) -> Objection | None:
+        """Return why not even a lease that runs goes on by this channel, or None."""
+        if record.closing:
+            return CLOSING
         alarm = self.alarm_on(record.channel)
         return None if alarm is None else Objection("channel_alarm", f"the channel: {alarm}")
 

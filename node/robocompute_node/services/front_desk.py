@@ -1,4 +1,4 @@
-"""What clients ask of a provider: quotes, orders, cancels on ``/agreement/1``, vouchers on ``/pay/1``.
+"""What clients ask of a provider: quotes, orders and cancels on ``/agreement/1``.
 
 An answer is read off the stored agreement, so asking again gives the same answer.
 """
@@ -15,37 +15,28 @@ import trio
 from robocompute_node.core.channel_policy import (
     Objection,
     objection_to_channel,
-    objection_to_total,
 )
 from robocompute_node.core.matching import misfit, slots_needed
 from robocompute_node.core.slots import bits_of, indices_of
+from robocompute_node.services.answers import answer, own_record, refusal, statement
 from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.conversation import hear_or_end, say
 from robocompute_node.services.lettings import LettingRecord, Lettings
 from robocompute_protocol import codec, limits, terms as rules
 from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase
 from robocompute_protocol.errors import ChainError, RemoteProtocolError
-from robocompute_protocol.identifiers import Address, AgreementId, ChannelId, NodeKey, digest
+from robocompute_protocol.identifiers import Address, AgreementId, NodeKey, digest
 from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
-    PROTOCOL_PAY,
     AgreementMessage,
     CancelRequest,
-    Ended,
-    Extend,
-    Leased,
     Manifest,
-    Message,
-    NeverLeased,
     Offer,
     Order,
-    PayMessage,
     Quote,
     QuoteRequest,
     Refused,
     Signed,
-    SignedVoucher,
-    Sync,
     TaskSpec,
     Terms,
     Waiting,
@@ -55,24 +46,21 @@ from robocompute_protocol.steps import (
     CancelReceived,
     OrderDeclined,
     OrderReceived,
-    VoucherAccepted,
 )
-from robocompute_settlement.port import Commitment, Settlement
 
 if TYPE_CHECKING:
     from robocompute_node.clocks import Clock
     from robocompute_node.executor.port import BlobStore
     from robocompute_node.p2p.port import FrameStream, Network
     from robocompute_node.services.blob_access import BlobAccess
-    from robocompute_node.services.earnings import EarningRecord, Earnings
+    from robocompute_node.services.earnings import Earnings
     from robocompute_node.services.offering import Offering
+    from robocompute_settlement.port import Settlement
 
 log = logging.getLogger(__name__)
 
 ASK_SECONDS: Final = 15.0
 """A client that opened a stream must say what it wants by then."""
-IDLE_PAY_SECONDS: Final = 600.0
-"""Longer than any tick: a pay stream that says nothing for this long is over."""
 CHANNEL_SECONDS: Final = 30.0
 """How long an order waits for its channel to be confirmed."""
 SEEN_BEFORE_SECONDS: Final = 5.0
@@ -123,9 +111,8 @@ class FrontDesk:
         self._quotas: dict[NodeKey, Quota] = {}
 
     def register(self) -> None:
-        """Answer ``/agreement/1`` and ``/pay/1``."""
+        """Answer ``/agreement/1``."""
         self._network.serve(PROTOCOL_AGREEMENT, self.serve_agreement)
-        self._network.serve(PROTOCOL_PAY, self._serve_pay)
 
     def may_store(self, peer: NodeKey, size: int) -> bool:
         """Whether ``peer`` may upload ``size`` more bytes: only after a quote."""
@@ -171,7 +158,7 @@ class FrontDesk:
         """Answer what this would cost, and hold the slots for a moment."""
         offer = self._offering.offer()
         if offer is None:
-            return _refusal(self._offering.objection() or BUSY)
+            return refusal(self._offering.objection() or BUSY)
         unmet = misfit(offer, request.requirements, None)
         if unmet is not None:
             return Refused(
@@ -184,7 +171,7 @@ class FrontDesk:
         wanted = slots_needed(request.requirements)
         free = self._free(offer, request.payer, now)[:wanted]
         if len(free) < wanted:
-            return _refusal(BUSY)
+            return refusal(BUSY)
         self._lettings.slots, hold = self._lettings.slots.hold(
             free, request.payer, now, limits.QUOTE_HOLD
         )
@@ -212,7 +199,7 @@ class FrontDesk:
         if terms.payer_node != stream.peer:
             raise RemoteProtocolError("an order for somebody else", code="wrong_signer")
         if (never := self._lettings.never.get(agreement)) is not None:
-            await say(stream, self._statement(agreement, never.channel))
+            await say(stream, statement(self._lettings, agreement, never.channel))
             return
         record = self._lettings.get(agreement)
         if record is None:
@@ -221,7 +208,7 @@ class FrontDesk:
                 seen = self._earnings.get(terms.channel) is not None
                 if seen and self._lettings.never.has_room(stream.peer):
                     self._lettings.decline(agreement, terms, objection.code)
-                await say(stream, _refusal(objection))
+                await say(stream, refusal(objection))
                 return
             record = LettingRecord(
                 state=ProviderAgreement(agreement=agreement, terms=rules.terms_digest(terms)),
@@ -236,7 +223,7 @@ class FrontDesk:
             record = self._lettings.apply(agreement, OrderReceived())
         if record.state.phase is ProviderPhase.ORDERED:
             record = await self._grant(stream, record, order)
-        await say(stream, self._answer(record))
+        await say(stream, answer(self._lettings, record))
 
     def _objection_to_order(self, terms: Terms, order: Order) -> Objection | None:
         """Return why this order is not taken at all. Pure but for looking at what is here."""
@@ -331,19 +318,19 @@ class FrontDesk:
         if self._lettings.get(agreement) is None and request.terms is not None:
             self._never_lease(stream.peer, agreement, request.terms)
         if self._lettings.never.get(agreement) is None:
-            record = self._own(stream, agreement)
+            record = own_record(self._lettings, agreement, stream.peer)
             record = self._lettings.apply(agreement, CancelReceived(reason=request.reason))
             while not record.over:
                 await say(stream, Waiting(reason="stopping"))
                 with trio.move_on_after(ASK_SECONDS / 3):
                     await self._lettings.ended(agreement)
                 record = self._lettings.get(agreement) or record
-            await say(stream, self._answer(record))
+            await say(stream, answer(self._lettings, record))
             return
         never = self._lettings.never.get(agreement)
         if never is None or never.payer_node != stream.peer:
             raise RemoteProtocolError("no such agreement with you", code="unknown_agreement")
-        await say(stream, self._statement(agreement, never.channel))
+        await say(stream, statement(self._lettings, agreement, never.channel))
 
     def _never_lease(self, peer: NodeKey, agreement: AgreementId, signed: Signed) -> None:
         """Remember that an order which did not arrive will not be leased, should it still come."""
@@ -358,126 +345,3 @@ class FrontDesk:
                     "too many orders of yours were declined", code="too_many_declined"
                 )
             self._lettings.decline(agreement, terms, "cancelled before it arrived")
-
-    def _statement(self, agreement: AgreementId, channel: ChannelId) -> NeverLeased:
-        return NeverLeased(statement=self._lettings.never_leased(agreement, channel))
-
-    def _own(self, stream: FrameStream, agreement: AgreementId) -> LettingRecord:
-        record = self._lettings.get(agreement)
-        if record is None or record.terms.payer_node != stream.peer:
-            raise RemoteProtocolError("no such agreement with you", code="unknown_agreement")
-        return record
-
-    def _answer(self, record: LettingRecord) -> Message:
-        never = self._lettings.never.get(record.state.agreement)
-        if never is not None:
-            return self._statement(record.state.agreement, never.channel)
-        match record.state.phase:
-            case ProviderPhase.LEASED if record.tick is not None:
-                return Leased(
-                    tick=record.tick,
-                    prepaid_ms=record.state.prepaid_ms,
-                    elapsed_ms=self._lettings.elapsed(record),
-                )
-            case ProviderPhase.ENDED | ProviderPhase.KEPT if record.state.receipt is not None:
-                return Ended(receipt=record.state.receipt)
-            case _:
-                return Waiting(reason="stopping")
-
-    # --- /robocompute/pay/1 ---------------------------------------------------------------------
-
-    async def _serve_pay(self, stream: FrameStream) -> None:
-        while True:
-            request = await hear_or_end(stream, PayMessage, timeout_s=IDLE_PAY_SECONDS)
-            match request:
-                case None:
-                    return
-                case Extend():
-                    try:
-                        answer = await self._extend(stream, request)
-                    except (RemoteProtocolError, ChainError) as exc:
-                        answer = Refused(code=exc.code, message=str(exc))
-                    await say(stream, answer)
-                case Sync():
-                    earning = self._earnings.get(request.channel)
-                    mine = earning is not None and earning.voucher_key == stream.peer
-                    voucher = earning.ledger.voucher if earning is not None and mine else None
-                    receipts = () if voucher is None else self._receipts(voucher)
-                    answer = Sync(channel=request.channel, voucher=voucher, receipts=receipts)
-                    await say(stream, answer)
-                case _:
-                    raise RemoteProtocolError("a pay stream carries Extend and Sync")
-
-    def _receipts(self, voucher: SignedVoucher) -> tuple[Signed, ...]:
-        """Receipts of what ``voucher`` has open and that ended: its signer may have lost them."""
-        records = [self._lettings.get(agreement) for agreement, _ in voucher.open]
-        found = [record.state.receipt for record in records if record is not None]
-        shown = [receipt for receipt in found if receipt is not None]
-        return tuple(shown[: limits.MAX_SHOWN_RECEIPTS])
-
-    async def _extend(self, stream: FrameStream, request: Extend) -> Message:
-        record = self._own(stream, request.agreement)
-        if record.state.phase is not ProviderPhase.LEASED:
-            return self._answer(record)
-        objection = self._offering.objection_to_ticks()
-        if objection is not None:
-            return _refusal(objection)
-        terms = record.terms
-        rules.check_extension(
-            terms,
-            elapsed_ms=self._lettings.elapsed(record),
-            prepaid_ms=record.state.prepaid_ms,
-            new_prepaid_ms=request.prepaid_ms,
-        )
-        earning = await self._covered(record, request)
-        if earning.closing or self._earnings.alarm_on(earning.channel) is not None:
-            return _refusal(self._earnings.objection_to_use(earning) or BUSY)
-        ledger = earning.ledger.accept(
-            request.voucher, voucher_key=earning.voucher_key, deposit=earning.deposit
-        )
-        if ledger.paid(request.agreement) < rules.prepaid_amount(terms, request.prepaid_ms):
-            return Refused(code="underpaid", message="the voucher does not cover that much time")
-        objection = objection_to_total(
-            ledger.cumulative,
-            request.prepaid_ms,
-            confirmed=earning.deposit,
-            finalized=earning.final_deposit,
-        )
-        if objection is not None:
-            return _refusal(objection)
-        if self._lettings.get(request.agreement) is not record:
-            record = self._own(stream, request.agreement)
-            if record.state.phase is not ProviderPhase.LEASED:
-                return self._answer(record)
-        return self._answer(
-            self._lettings.apply(
-                request.agreement,
-                VoucherAccepted(prepaid_ms=request.prepaid_ms),
-                earning=msgspec.structs.replace(earning, ledger=ledger),
-            )
-        )
-
-    async def _covered(self, record: LettingRecord, request: Extend) -> EarningRecord:
-        """Look at the chain again where what is known is old, or does not carry the total.
-
-        Raises: ChainError, RemoteProtocolError: it cannot be looked at, and what is known is old.
-        """
-        channel = record.terms.channel
-        earning = self._earnings.get(channel)
-        assert earning is not None
-        total, final = request.voucher.cumulative, None
-        long = request.prepaid_ms > limits.CONFIRMED_CARRIES
-        if long and total > earning.final_deposit:
-            final = await self._chain.channel(channel, at=Commitment.FINALIZED)
-        blind = self._earnings.is_blind(earning)
-        if final is not None or total > earning.deposit or blind:
-            confirmed = await self._chain.channel(channel)
-            if confirmed is not None:
-                return self._earnings.learn(confirmed, final=final)
-            if blind:
-                raise RemoteProtocolError("the channel is not seen on chain", code="chain_stale")
-        return self._earnings.get(channel) or earning
-
-
-def _refusal(objection: Objection) -> Refused:
-    return Refused(code=objection.code, message=objection.message)

@@ -228,32 +228,54 @@ class Lettings:
 
         Raises: IllegalTransition, UnexpectedMessage; then nothing changed.
         """
+        with self._store.transaction() as txn:
+            record = self.apply_in(txn, agreement, event, earning=earning, **changes)
+        self.before_speaking()
+        return record
+
+    def apply_in(
+        self,
+        txn: Transaction,
+        agreement: AgreementId,
+        event: ProviderEvent,
+        *,
+        earning: EarningRecord | None = None,
+        **changes: object,
+    ) -> LettingRecord:
+        """Do what ``apply`` does, in a transaction that has nothing else of this channel.
+
+        What follows begins once it is durable; ``before_speaking`` comes before any word of it.
+        """
         record = self._the(agreement)
         state, effects = advance(record.state, event)
         record = msgspec.structs.replace(record, state=state, **changes)
         earning_changed, signed = earning is not None, False
         earning = earning or self._earnings.get(record.terms.channel)
-        with self._store.transaction() as txn:
-            for effect in effects:
-                match effect:
-                    case SignTick():
-                        record, signed = self._with_tick(record, effect), True
-                    case CloseAllocation():
-                        assert earning is not None
-                        ledger = earning.ledger.close(agreement, effect.receipt, effect.amount)
-                        earning = msgspec.structs.replace(earning, ledger=ledger)
-                        earning_changed = True
-                    case _:
-                        pass
-            self._write(txn, record, signed=signed)
-            if earning is not None and earning_changed:
-                self._earnings.keep(txn, earning)
-        if signed:
-            self._quiet.mark()  # before the tick is sent: its caller does that
+        for effect in effects:
+            match effect:
+                case SignTick():
+                    record, signed = self._with_tick(record, effect), True
+                case CloseAllocation():
+                    assert earning is not None
+                    ledger = earning.ledger.close(agreement, effect.receipt, effect.amount)
+                    earning = msgspec.structs.replace(earning, ledger=ledger)
+                    earning_changed = True
+                case _:
+                    pass
+        self._write(txn, record, signed=signed)
+        if earning is not None and earning_changed:
+            self._earnings.keep(txn, earning)
+        txn.after(lambda: self._follow(record, effects))
+        return record
+
+    def before_speaking(self) -> None:
+        """Let the mark beside the node's key say what is stored. Raises: StoreError."""
+        self._quiet.mark()
+
+    def _follow(self, record: LettingRecord, effects: tuple[ProviderEffect, ...]) -> None:
         for effect in effects:
             self._act(record, effect)
-        self._changed.pop(agreement, trio.Event()).set()
-        return record
+        self._changed.pop(record.state.agreement, trio.Event()).set()
 
     def _with_tick(self, record: LettingRecord, effect: SignTick) -> LettingRecord:
         terms, now = record.terms, self._clock.now_ms()
@@ -344,9 +366,6 @@ class Lettings:
     def _left(self, record: LettingRecord) -> Millis:
         return Millis(max(0, record.state.prepaid_ms - self.elapsed(record)))
 
-    def _reserve(self, record: LettingRecord) -> Millis:
-        return rules.reserve(record.terms, max(0, record.state.ticks - 1))
-
     # --- running --------------------------------------------------------------------------------
 
     async def run(
@@ -424,7 +443,9 @@ class Lettings:
             record.task,
             indices_of(record.terms.slots),
             prepaid=lambda: self._left(self._the(agreement)),
-            reserve=lambda: self._reserve(self._the(agreement)),
+            reserve=lambda: rules.reserve(
+                record.terms, max(0, self._the(agreement).state.ticks - 1)
+            ),
             start_deadline=Millis(max(0, record.terms.start_deadline_ms - self.elapsed(record))),
             found=agreement in self._found,
             could_pay=self._could_pay(record),

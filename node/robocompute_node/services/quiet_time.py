@@ -92,9 +92,16 @@ class QuietTime:
             latest_ms=Millis(0) if kept is None else kept.latest_ms,
             signed_ms=Millis(0) if kept is None else kept.signed_ms,
         )
+        self._marked = -1
+        """Ticks that the mark tells of; none was written by this process yet."""
         with store.transaction() as txn:
             txn.put(KEPT, KEPT_KEY, self._kept)
         self.mark()
+
+    @property
+    def ticks(self) -> int:
+        """Signed so far, as far as is known."""
+        return self._kept.ticks
 
     @property
     def until_ms(self) -> Millis:
@@ -114,27 +121,36 @@ class QuietTime:
         ``mark`` before a tick is sent.
         """
         now = self._clock.now_ms()
+        before = txn.get(KEPT, KEPT_KEY)  # others in this transaction may have noted theirs
+        assert before is not None
         kept = replace(
-            self._kept,
-            ticks=self._kept.ticks + signed,
-            latest_ms=Millis(max(self._kept.latest_ms, now)),
-            signed_ms=Millis(max(self._kept.signed_ms, now)) if signed else self._kept.signed_ms,
+            before,
+            ticks=before.ticks + signed,
+            latest_ms=Millis(max(before.latest_ms, now)),
+            signed_ms=Millis(max(before.signed_ms, now)) if signed else before.signed_ms,
         )
         txn.put(KEPT, KEPT_KEY, kept)
         txn.after(lambda: setattr(self, "_kept", kept))
 
     def mark(self) -> None:
-        """Let the mark say what the store does. Raises: StoreError; then nothing may be sent."""
+        """Let the mark say what the store does, unless it does already: ticks may share a mark.
+
+        Raises: StoreError; then nothing may be sent.
+        """
+        if self._marked == self._kept.ticks:
+            return
+        ticks = self._kept.ticks
         write_mark(
             self._folder,
             Mark(
                 instance=self._kept.instance,
                 starts=self._kept.starts,
-                ticks=self._kept.ticks,
+                ticks=ticks,
                 machine=self._machine,
                 written_ms=Millis(0),
             ),
         )
+        self._marked = ticks
 
     def heed(self, stake: StakeView) -> None:
         """Wait out the ticks of a key that this stake was for before, unless they are known here."""
