@@ -64,9 +64,24 @@ class FileBlobStore:
             StoreError: the disk did not take it.
         """
         chunk = Digest(sha256(data).digest())
+        self._write(chunk, data)
+        return chunk
+
+    def keep(self, chunk: Digest, data: bytes) -> bool:
+        """Keep ``data`` if it is ``chunk``; say whether it is.
+
+        Raises:
+            StoreError: the disk did not take it.
+        """
+        if sha256(data).digest() != chunk:
+            return False
+        self._write(chunk, data)
+        return True
+
+    def _write(self, chunk: Digest, data: bytes) -> None:
         path = self._path(chunk)
         if path.exists():
-            return chunk
+            return
         partial = path.with_name(f".{secrets.token_hex(8)}")
         try:
             made = not path.parent.exists()
@@ -83,7 +98,6 @@ class FileBlobStore:
             with suppress(OSError):
                 partial.unlink()
             raise StoreError(f"a chunk cannot be stored: {exc}") from exc
-        return chunk
 
 
 def _sync_folder(path: Path) -> None:

@@ -95,6 +95,10 @@ class BlobStore(Protocol):
         """Durable when it returns; putting the same bytes again is free."""
         ...
 
+    def keep(self, chunk: Digest, data: bytes) -> bool:
+        """``put`` what somebody sent as ``chunk``; False, and nothing kept, if it is not that."""
+        ...
+
 
 class Executor(Protocol):
     """Runs jobs. Cancelling a call never harms the job; it can be called again."""

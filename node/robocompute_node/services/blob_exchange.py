@@ -1,23 +1,37 @@
 """``/robocompute/blob/1``: content-addressed chunks both ways; only what is missing travels.
 
 Push: the sender says Have, the other answers Want, the wanted chunks follow in parts, Stored ends a
-round. Pull: the asker says Want, the other answers with the chunks, or Missing.
+round. Pull: the asker says Want, the other answers with the chunks, or Missing. A transfer that is
+cut goes on where it was; where there is much to carry, on a direct connection if there is one.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from robocompute_node.p2p.port import FrameStream, Network, PeerGone
+import trio
+
+from robocompute_node.p2p.port import FrameStream, Network, PeerGone, StreamHandler
+from robocompute_node.services.blob_flow import (
+    STEP_SECONDS,
+    ChunksGone,
+    Intake,
+    Receiving,
+    Sending,
+    Withdrawn,
+)
 from robocompute_node.services.conversation import expect, hear, hear_or_end, say
-from robocompute_protocol import limits
-from robocompute_protocol.errors import RemoteProtocolError
-from robocompute_protocol.identifiers import Digest, NodeKey, digest
+from robocompute_protocol.errors import RemoteProtocolError, StoreError
+from robocompute_protocol.identifiers import Digest, NodeKey
 from robocompute_protocol.messages import (
     PROTOCOL_BLOB,
     BlobMessage,
-    ChunkPart,
+    Credit,
     Have,
     Manifest,
     Message,
@@ -28,23 +42,62 @@ from robocompute_protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
+
     from robocompute_node.executor.port import BlobStore
     from robocompute_node.services.blob_access import BlobAccess
 
-PART_BYTES: Final = 65_000
-"""Data of one part: with its envelope it fits one transport frame of 65,507 bytes."""
+log = logging.getLogger(__name__)
+
 ROUND_CHUNKS: Final = 1_024
 """Chunks named in one round: a frame of 34 kB."""
-STEP_SECONDS: Final = 30.0
-"""Nothing for this long on a transfer is a dead peer."""
 MAX_ROUNDS: Final = 1_024
 """Rounds on one stream: a million chunks, a terabyte."""
+MAX_LATE_CREDITS: Final = 8
+"""Credits that cross the end of a round: the receiver did not know yet that it was one."""
+MUCH_CHUNKS: Final = 4
+"""From so many chunks on, a direct connection is worth its handshake."""
+GRANT_CHUNKS: Final = 16
+"""Chunks that a peer's right to is stored at once: a power cut costs it this many."""
+RESUME_PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between tries of a cut transfer; one that moved something begins again at the first."""
+STREAMS_PER_PEER: Final = 8
+"""Transfers one peer may have here at once: each may hold two chunks in memory."""
+STREAMS: Final = 64
+"""The same of all peers."""
 NOT_EXPECTED: Final = Refused(
     code="no_upload_expected", message="uploads are taken after a quote, up to its disk size"
 )
+BUSY: Final = Refused(code="blobs_busy", message="too many transfers at once; try again")
 
+T = TypeVar("T")
 Quota = Callable[[NodeKey, int], bool]
 """(peer, bytes) → may this peer store that many more? Asked before anything is written."""
+Told = Callable[[int, int], Awaitable[None]]
+"""(sent, wanted): chunks of this round, as they go."""
+
+
+class Work(Protocol):
+    """Runs what waits for the disk."""
+
+    async def __call__(self, job: Callable[[], T]) -> T: ...
+
+
+class Direct(Protocol):
+    """Connections for much data, where there are any."""
+
+    def open(self, peer: NodeKey, protocol: str) -> AbstractAsyncContextManager[FrameStream]:
+        """Raises: PeerGone: none is to be had."""
+        ...
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None: ...
+
+
+async def at_once(job: Callable[[], T]) -> T:
+    """Run ``job`` here and now: the whole node waits for the disk."""
+    await trio.lowlevel.checkpoint()
+    return job()
 
 
 def in_rounds(chunks: tuple[Digest, ...]) -> Iterator[tuple[Digest, ...]]:
@@ -62,128 +115,214 @@ class BlobExchange:
     """Serves other nodes' pushes and pulls, and makes our own."""
 
     def __init__(
-        self, network: Network, blobs: BlobStore, access: BlobAccess, *, may_store: Quota
+        self,
+        network: Network,
+        blobs: BlobStore,
+        access: BlobAccess,
+        *,
+        may_store: Quota,
+        direct: Direct | None = None,
+        work: Work = at_once,
     ) -> None:
         self._network = network
         self._blobs = blobs
         self._access = access
         self._may_store = may_store
+        self._direct = direct
+        self._work = work
+        self._intake = Intake()
+        self._serving: Counter[NodeKey] = Counter()
+        self._moved = 0
 
     def register(self) -> None:
         """Answer ``/robocompute/blob/1``."""
         self._network.serve(PROTOCOL_BLOB, self._serve)
+        if self._direct is not None:
+            self._direct.serve(PROTOCOL_BLOB, self._serve)
 
-    async def push(
-        self,
-        peer: NodeKey,
-        chunks: tuple[Digest, ...],
-        *,
-        told: Callable[[int, int], Awaitable[None]],
-    ) -> int:
+    async def push(self, peer: NodeKey, chunks: tuple[Digest, ...], *, told: Told) -> int:
         """Make sure ``peer`` has ``chunks``; return how many bytes had to travel.
 
         ``told(sent, wanted)`` counts chunks as they go. Raises: PeerGone, PeerRefused.
         """
-        sent_bytes = 0
-        async with self._network.open(peer, PROTOCOL_BLOB) as stream:
-            for some in in_rounds(chunks):
-                await say(stream, Have(chunks=some))
-                wanted = (await expect(stream, BlobMessage, Want, timeout_s=STEP_SECONDS)).chunks
-                if not set(wanted) <= set(some):
-                    raise RemoteProtocolError("the peer wants chunks that it was not offered")
-                for number, chunk in enumerate(wanted):
-                    await told(number, len(wanted))
-                    sent_bytes += await self._send(stream, chunk)
-                await expect(stream, BlobMessage, Stored, timeout_s=STEP_SECONDS)
-        return sent_bytes
+        before = self._moved
+
+        async def attempt() -> None:
+            async with self._network.open(peer, PROTOCOL_BLOB) as stream:
+                if await self._push_over(stream, chunks, told, few_only=self._direct is not None):
+                    return
+            async with self._best(peer) as stream:
+                await self._push_over(stream, chunks, told, few_only=False)
+
+        await self._resume(attempt)
+        return self._moved - before
 
     async def pull(self, peer: NodeKey, chunks: tuple[Digest, ...]) -> None:
         """Fetch the chunks that are not here yet.
 
         Raises:
             PeerGone: also when the peer no longer has one.
+            RemoteProtocolError: what it sent is not what was asked for; nothing of that is kept.
         """
-        wanted = self._blobs.missing(chunks)
-        if not wanted:
-            return
-        async with self._network.open(peer, PROTOCOL_BLOB) as stream:
-            for some in in_rounds(wanted):
-                await say(stream, Want(chunks=some))
-                for chunk in some:
-                    await self._receive(stream, chunk)
-                await expect(stream, BlobMessage, Stored, timeout_s=STEP_SECONDS)
 
-    async def _send(self, stream: FrameStream, chunk: Digest) -> int:
-        data = self._blobs.get(chunk)
-        for offset in range(0, max(1, len(data)), PART_BYTES):
-            part = data[offset : offset + PART_BYTES]
-            await say(
-                stream,
-                ChunkPart(
-                    chunk=chunk, offset=offset, data=part, last=offset + len(part) >= len(data)
-                ),
-            )
-        return len(data)
+        async def attempt() -> None:
+            wanted = self._blobs.missing(chunks)
+            if not wanted:
+                return
+            much = self._direct is not None and len(wanted) >= MUCH_CHUNKS
+            way = self._best(peer) if much else self._network.open(peer, PROTOCOL_BLOB)
+            async with way as stream:
+                for some in in_rounds(wanted):
+                    await self._receive(stream, some, ours=True)
+                    await expect(stream, BlobMessage, Stored, timeout_s=STEP_SECONDS)
 
-    async def _receive(self, stream: FrameStream, chunk: Digest) -> None:
-        self._blobs.put(await self._hear_chunk(stream, chunk))
+        await self._resume(attempt)
 
-    async def _hear_chunk(self, stream: FrameStream, chunk: Digest) -> bytes:
-        data = bytearray()
+    async def _resume(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Make ``attempt`` again after cuts, for as long as something moves in between."""
+        pauses, ever = iter(RESUME_PAUSES), False
         while True:
-            message = await hear(stream, BlobMessage, timeout_s=STEP_SECONDS)
-            if isinstance(message, Missing):
-                raise PeerGone("the peer no longer has a chunk that it announced")
-            if not isinstance(message, ChunkPart) or message.chunk != chunk:
-                raise RemoteProtocolError("a part of another chunk than the one that is due")
-            if (
-                message.offset != len(data)
-                or len(data) + len(message.data) > limits.MAX_CHUNK_BYTES
-            ):
-                raise RemoteProtocolError(
-                    "a chunk's parts do not follow each other, or are too many"
-                )
-            data += message.data
-            if message.last:
-                break
-        if digest(bytes(data)) != chunk:
-            raise RemoteProtocolError("a chunk's bytes do not fit its digest")
-        return bytes(data)
+            before = self._moved
+            try:
+                await attempt()
+            except ChunksGone:
+                raise
+            except PeerGone as exc:
+                if self._moved > before:
+                    pauses, ever = iter(RESUME_PAUSES), True
+                pause = next(pauses, None)
+                if pause is None or not ever:
+                    raise
+                log.info("a transfer was cut and goes on in %g s: %s", pause, exc)
+                await trio.sleep(pause)
+            else:
+                return
+
+    @asynccontextmanager
+    async def _best(self, peer: NodeKey) -> AsyncGenerator[FrameStream]:
+        """A direct connection where there is one, else a stream."""
+        async with AsyncExitStack() as stack:
+            assert self._direct is not None
+            try:
+                way = self._direct.open(peer, PROTOCOL_BLOB)
+                stream = await stack.enter_async_context(way)
+            except PeerGone as exc:
+                log.info("chunks go over libp2p: %s", exc)
+                way = self._network.open(peer, PROTOCOL_BLOB)
+                stream = await stack.enter_async_context(way)
+            yield stream
+
+    # --- one round, either way ------------------------------------------------------------------
+
+    async def _push_over(
+        self, stream: FrameStream, chunks: tuple[Digest, ...], told: Told, *, few_only: bool
+    ) -> bool:
+        """Offer ``chunks`` and send what is wanted; with ``few_only``, False where that is much."""
+        for some in in_rounds(chunks):
+            await say(stream, Have(chunks=some))
+            want = await expect(stream, BlobMessage, Want, timeout_s=STEP_SECONDS)
+            if not set(want.chunks) <= set(some) or len(set(want.chunks)) != len(want.chunks):
+                raise RemoteProtocolError("the peer wants chunks that it was not offered")
+            if few_only and len(want.chunks) >= MUCH_CHUNKS:
+                return False
+
+            async def count(number: int, wanted: int = len(want.chunks)) -> None:
+                await told(number, wanted)
+
+            sending = Sending(stream, want)
+            try:
+                await sending.chunks(want.chunks, self._read, told=count, answered=True)
+            finally:
+                self._moved += sending.sent
+        return True
+
+    async def _read(self, chunk: Digest) -> bytes:
+        return await self._work(partial(self._blobs.get, chunk))
+
+    async def _receive(
+        self, stream: FrameStream, wanted: tuple[Digest, ...], *, ours: bool
+    ) -> None:
+        """Take in one round of chunks. Whatever ends it, what came whole is kept and granted."""
+        async with self._intake.share(stream.peer) as credit:
+            receiving = Receiving(stream, self._intake, wanted, credit)
+            await receiving.ask()
+            new: list[Digest] = []
+            try:
+                for chunk in receiving.wanted:
+                    data = await receiving.chunk(chunk)
+                    if not ours and not self._may_store(stream.peer, len(data)):
+                        await say(stream, NOT_EXPECTED)
+                        raise RemoteProtocolError(NOT_EXPECTED.message, code=NOT_EXPECTED.code)
+                    if not await self._work(partial(self._blobs.keep, chunk, data)):
+                        raise RemoteProtocolError("a chunk's bytes do not fit its digest")
+                    new.append(chunk)
+                    if not ours and len(new) >= GRANT_CHUNKS:
+                        self._access.grant(stream.peer, tuple(new))
+                        new.clear()
+            finally:
+                self._moved += receiving.received
+                if not ours and new:
+                    self._access.grant(stream.peer, tuple(new))
+
+    # --- answering ------------------------------------------------------------------------------
 
     async def _serve(self, stream: FrameStream) -> None:
-        for _ in range(MAX_ROUNDS):
+        peer = stream.peer
+        if self._serving[peer] >= STREAMS_PER_PEER or self._serving.total() >= STREAMS:
+            await hear(stream, BlobMessage, timeout_s=STEP_SECONDS)
+            await say(stream, BUSY)
+            return
+        self._serving[peer] += 1
+        try:
+            await self._answer(stream)
+        finally:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+
+    async def _answer(self, stream: FrameStream) -> None:
+        late = 0
+        for _ in range(MAX_ROUNDS + MAX_LATE_CREDITS):
             message: Message | None = await hear_or_end(
                 stream, BlobMessage, timeout_s=STEP_SECONDS
             )
-            if message is None:
-                return
-            if isinstance(message, Have):
-                await self._take(stream, message.chunks)
-            elif isinstance(message, Want):
-                await self._give(stream, message.chunks)
-            else:
-                raise RemoteProtocolError("a blob stream begins with Have or Want")
+            match message:
+                case None:
+                    return
+                case Have():
+                    late = 0
+                    try:
+                        await self._take(stream, message.chunks)
+                    except Withdrawn:
+                        return
+                case Want():
+                    late = 0
+                    await self._give(stream, message)
+                case Credit() if late < MAX_LATE_CREDITS:
+                    late += 1
+                case _:
+                    raise RemoteProtocolError("a blob stream begins with Have or Want")
 
     async def _take(self, stream: FrameStream, offered: tuple[Digest, ...]) -> None:
         wanted = self._access.missing(stream.peer, offered)
-        if wanted and not self._may_store(stream.peer, 0):
+        if not wanted:
+            await say(stream, Want(chunks=()))
+        elif not self._may_store(stream.peer, 0):
             await say(stream, NOT_EXPECTED)
             return
-        await say(stream, Want(chunks=wanted))
-        for chunk in wanted:
-            data = await self._hear_chunk(stream, chunk)
-            if not self._may_store(stream.peer, len(data)):
-                await say(stream, NOT_EXPECTED)
-                raise RemoteProtocolError(NOT_EXPECTED.message, code=NOT_EXPECTED.code)
-            self._blobs.put(data)
-        self._access.grant(stream.peer, wanted)
+        else:
+            await self._receive(stream, wanted, ours=False)
         await say(stream, Stored())
 
-    async def _give(self, stream: FrameStream, wanted: tuple[Digest, ...]) -> None:
-        gone = self._access.missing(stream.peer, wanted)
+    async def _give(self, stream: FrameStream, want: Want) -> None:
+        gone = self._access.missing(stream.peer, want.chunks)
         if gone:
             await say(stream, Missing(chunks=gone))
             return
-        for chunk in wanted:
-            await self._send(stream, chunk)
+        try:
+            await Sending(stream, want).chunks(want.chunks, self._read, answered=False)
+        except (KeyError, StoreError) as exc:
+            log.warning("a chunk that was granted cannot be read: %s", exc)
+            await say(stream, Missing(chunks=want.chunks))
+            return
         await say(stream, Stored())
