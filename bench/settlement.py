@@ -1,11 +1,12 @@
 """What settlement costs: compute units, lamports, vouchers a second, settlements a second.
 
-Four figures, each beside what it is compared with in the same run: the program's instructions and
+Five figures, each beside what it is compared with in the same run: the program's instructions and
 an SPL token transfer in LiteSVM; vouchers promised, stored, signed, verified and stored again on
-one core; settlements by the adapter against one token transfer for each payment, on the embedded
-chain and, where ``ROBOCOMPUTE_VALIDATOR`` names one or it is on the path, on solana-test-validator.
+one core; vouchers that a provider's pay desk takes of many clients at once; settlements by the
+adapter against one token transfer for each payment, on the embedded chain and, where
+``ROBOCOMPUTE_VALIDATOR`` names one or it is on the path, on solana-test-validator.
 
-    .venv/bin/python bench/settlement.py [--runs 5] [--only units,vouchers,rates] [--json FILE]
+    .venv/bin/python bench/settlement.py [--runs 5] [--only units,rates,vouchers,paying] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import settlement_paying
 import settlement_rates
 import settlement_units
 import settlement_vouchers
 
 ROOT: Final = Path(__file__).parents[1]
-PARTS: Final = ("units", "rates", "vouchers")
+PARTS: Final = ("units", "rates", "vouchers", "paying")
 """Vouchers last: they keep this process on one core."""
 AT_ONCE: Final = (1, 8, 32)
 ROUNDS: Final = 6
@@ -40,6 +42,8 @@ def measure(parts: list[str], runs: int, folder: Path) -> dict[str, Any]:
         results["rates"] = settlement_rates.measure(folder, plan)
     if "vouchers" in parts:
         results["vouchers"] = settlement_vouchers.measure(folder, runs=runs)
+    if "paying" in parts:
+        results["paying"] = settlement_paying.measure(folder, runs=runs)
     return results
 
 
@@ -49,6 +53,7 @@ def table(results: dict[str, Any]) -> list[str]:
         "units": settlement_units.lines,
         "rates": settlement_rates.lines,
         "vouchers": settlement_vouchers.lines,
+        "paying": settlement_paying.lines,
     }
     return [line for part, told in results.items() for line in every[part](told)]
 

@@ -114,8 +114,7 @@ class PayDesk:
         record = own_record(self._lettings, request.agreement, peer)
         if record.state.phase is not ProviderPhase.LEASED:
             return answer(self._lettings, record)
-        untimely = self._untimely(record, request)
-        seen = await self._look(record, request) if untimely is None else Seen(failure=untimely)
+        seen = await self._look(record, request)
         take = partial(self._take, peer, request, seen)
         said = await self._store.together(record.terms.channel, take)
         self._lettings.before_speaking()
@@ -193,10 +192,15 @@ class PayDesk:
         """Look at the chain where what is known is old, or does not carry the total."""
         channel, earning = record.terms.channel, self._known(record)
         total, final = request.voucher.cumulative, None
-        long = request.prepaid_ms > limits.CONFIRMED_CARRIES
+        long = request.prepaid_ms > limits.CONFIRMED_CARRIES and total > earning.final_deposit
         blind = self._earnings.is_blind(earning)
+        if not (long or total > earning.deposit or blind):
+            return Seen()
+        untimely = self._untimely(record, request)
+        if untimely is not None:  # whatever the chain tells
+            return Seen(failure=untimely)
         try:
-            if long and total > earning.final_deposit:
+            if long:
                 final = await self._chain.channel(channel, at=Commitment.FINALIZED)
             if final is None and total <= earning.deposit and not blind:
                 return Seen()
