@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from robocompute_node import settings
+from robocompute_node.config_containers import ContainerSettings
 from robocompute_node.core.quiet import QUIET
 from robocompute_node.settings import about
 from robocompute_protocol import limits
@@ -69,9 +70,10 @@ class P2pSettings:
     """The open network."""
 
     listen: tuple[str, ...] = field(
-        default=("/ip4/0.0.0.0/tcp/4001",),
+        default=("/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"),
         metadata=about(
-            "Multiaddrs to listen on; port 0 takes a free one.",
+            "Multiaddrs to listen on; port 0 takes a free one. A family that this machine does not "
+            "have is left out, with a warning.",
             settings.list_of(MULTIADDR, low=1, high=8),
         ),
     )
@@ -228,6 +230,14 @@ class ClientSettings:
         metadata=about(
             "Budget of a task that names none: dearer offers are not considered.",
             settings.amount(),
+        ),
+    )
+    classes: tuple[str, ...] = field(
+        default=CLASSES,
+        metadata=about(
+            "Classes whose offers this node follows from its start. Others it follows once a task "
+            "asks for one; fewer are fewer messages.",
+            settings.list_of(settings.word_of(CLASSES), high=len(CLASSES)),
         ),
     )
     challenge_s: int = field(
@@ -401,6 +411,7 @@ class NodeConfig:
     chain: ChainSettings = field(default_factory=ChainSettings)
     client: ClientSettings = field(default_factory=ClientSettings)
     provider: ProviderSettings = field(default_factory=ProviderSettings)
+    containers: ContainerSettings = field(default_factory=ContainerSettings)
     watchtower: WatchtowerSettings = field(default_factory=WatchtowerSettings)
 
     @property
@@ -418,6 +429,11 @@ class NodeConfig:
     @property
     def node_key_path(self) -> Path:
         return self.data_dir / "node.key"
+
+    @property
+    def peers_path(self) -> Path:
+        """Peers that were reached, to be tried again after a restart."""
+        return self.data_dir / "peers.json"
 
     @property
     def wallet_path(self) -> Path:
@@ -445,6 +461,11 @@ class NodeConfig:
         return self.data_dir / "jobs"
 
     @property
+    def containers_dir(self) -> Path:
+        """Jobs that run in containers, and what is known of their images."""
+        return self.data_dir / "containers"
+
+    @property
     def envs_dir(self) -> Path:
         return self.data_dir / "envs"
 
@@ -469,6 +490,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "chain": ChainSettings,
     "client": ClientSettings,
     "provider": ProviderSettings,
+    "containers": ContainerSettings,
     "watchtower": WatchtowerSettings,
 }
 """The tables of config.toml, in the order they are written and documented."""

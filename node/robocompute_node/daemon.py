@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
@@ -23,10 +24,16 @@ from robocompute_node.clocks import Clock
 from robocompute_node.core.offer_book import OfferBook
 from robocompute_node.core.quiet import QUIET
 from robocompute_node.executor.bubblewrap import BubblewrapExecutor
+from robocompute_node.executor.choice import ChosenExecutor
+from robocompute_node.executor.container import ContainerExecutor, engine_sockets
+from robocompute_node.executor.images import Allowed
+from robocompute_node.executor.supervised import Caps
 from robocompute_node.inventory import take_inventory
 from robocompute_node.keys import load_key, load_wallet_address
 from robocompute_node.p2p.host import Libp2pNetwork
+from robocompute_node.p2p.peerstore import PeerStore
 from robocompute_node.services.accounts import Accounts, Paid
+from robocompute_node.services.bidding import BidDesk, Bids
 from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import BlobExchange
 from robocompute_node.services.channels import ChannelKeeper
@@ -47,20 +54,21 @@ from robocompute_node.services.reconciler import Reconciler
 from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.settler import Settler
+from robocompute_node.services.stake_mirror import StakeMirror
+from robocompute_node.services.standings import Standings
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.services.voucher_deposits import VoucherDeposits
 from robocompute_node.services.watchtower import Watchtower
 from robocompute_node.store import Store, Table
 from robocompute_protocol.errors import ChainError, ConfigError
 from robocompute_protocol.identifiers import Digest
-from robocompute_protocol.messages import CLASSES
 from robocompute_protocol.money import Millis
 from robocompute_protocol.signing import SigningKey
 from robocompute_settlement.clusters import MAINNET
 from robocompute_settlement.solana import SolanaSettlement
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from robocompute_node.config import NodeConfig
     from robocompute_node.services.market import OfferSource
@@ -137,14 +145,20 @@ class _Node:
         self._may_store: Callable[[NodeKey, int], bool] = lambda _peer, _size: False
         self._provider_status: Callable[[], Mapping[str, object]] = dict[str, object]
         self._paid: Paid | None = None
+        self._clients: Callable[[], Iterable[NodeKey]] = lambda: ()
 
     async def run(self, seed: bytes, task_status: trio.TaskStatus[None]) -> None:
+        remembered = PeerStore(self._config.peers_path, self._clock.now_ms)
         network = Libp2pNetwork(
-            seed, listen=self._config.p2p.listen, bootstrap=self._config.p2p.bootstrap
+            seed,
+            listen=self._config.p2p.listen,
+            bootstrap=self._config.p2p.bootstrap,
+            remembered=remembered,
         )
         async with trio.open_nursery() as ground:
             below = trio.CancelScope(shield=True)
             ground.start_soon(self._chain.run)
+            ground.start_soon(remembered.run)
             await ground.start(_below, below, network.run)
             try:
                 async with trio.open_nursery() as services:
@@ -159,7 +173,11 @@ class _Node:
 
     async def _start(self, services: trio.Nursery, network: Libp2pNetwork) -> None:
         config, store, clock = self._config, self._store, self._clock
-        market = Market(network, store, clock, self._key, OfferBook())
+        stakes = StakeMirror(self._chain, config.chain.mint)
+        book = OfferBook(backed=stakes.backs)
+        stakes.told = book.reassess
+        market = Market(network, store, clock, self._key, book)
+        services.start_soon(stakes.run)
         exchange = BlobExchange(
             network,
             self._blobs,
@@ -172,6 +190,25 @@ class _Node:
             await self._start_provider(services, network, market)
         channels = ChannelKeeper(store, self._chain, clock, self._key, self._wallet, config)
         tasks = TaskBook(store, config.data_dir / "tasks", clock)
+        network.protect(
+            lambda: {
+                *self._clients(),
+                *(each.provider for each in tasks.unfinished() if each.provider is not None),
+            }
+        )
+        bids = Bids(network, store, clock, self._key, market, config.chain.mint)
+        bids.register()
+        matchmaking = Matchmaking(
+            network,
+            market,
+            bids,
+            Standings(store, clock, self._chain, stakes, config.chain.mint),
+            self._chain,
+            clock,
+            self._wallet,
+            config,
+            unsafe=lambda: self._program.unsafe,
+        )
         rentals = Rentals(
             network,
             clock,
@@ -183,18 +220,12 @@ class _Node:
             self._blobs,
             exchange,
             market,
-            Matchmaking(
-                network,
-                market,
-                self._chain,
-                clock,
-                self._wallet,
-                config,
-                unsafe=lambda: self._program.unsafe,
-            ),
+            matchmaking,
             MetricsInbox(store, config.aspara_dir),
         )
-        await services.start(partial(market.run, classes=CLASSES, source=self._offer_source))
+        await services.start(
+            partial(market.run, classes=self._classes(), source=self._offer_source)
+        )
         if config.is_client:
             await services.start(channels.run)
         await services.start(rentals.run)
@@ -220,6 +251,7 @@ class _Node:
                 blobs=self._blobs,
                 chain=self._chain,
                 market=market,
+                matchmaking=matchmaking,
                 wallet=self._wallet,
                 tasks=tasks,
                 channels=channels,
@@ -238,30 +270,47 @@ class _Node:
                     self._paid,
                     reconciler.accept,
                 ),
+                network_status=lambda: asdict(network.status()),
             )
         )
         port = await services.start(serve, api, config)
         log.info("node up: REST on %s:%s, p2p on %s", config.api.host, port, network.addresses)
 
+    def _classes(self) -> tuple[str, ...]:
+        """Classes whose offers this node follows from its start: those it may rent, and its own."""
+        own = () if self._offering is None else (self._offering.resource_class,)
+        wanted = self._config.client.classes if self._config.is_client else ()
+        return tuple(each for each in dict.fromkeys((*wanted, *own)) if each)
+
     async def _start_provider(
         self, services: trio.Nursery, network: Libp2pNetwork, market: Market
     ) -> None:
         config, clock = self._config, self._clock
-        executor = BubblewrapExecutor(
+        sandboxes = BubblewrapExecutor(
             data=config.data_dir, blobs=self._blobs, environment=dict(os.environ)
         )
+        containers = ContainerExecutor(
+            data=config.containers_dir,
+            blobs=self._blobs,
+            caps=Caps(image_bytes=config.containers.room_gib << 30),
+            sockets=engine_sockets(config.containers.engine, os.environ),
+            allowed=Allowed(
+                registries=config.containers.registries, local=config.containers.local_images
+            ),
+        )
+        executor = ChosenExecutor({"bubblewrap": sandboxes, "container": containers})
         executors = await executor.probe()
         if not executors:
             raise ConfigError(
                 "this machine cannot run jobs: `robocompute-node doctor` says what is missing; "
                 "or take the role provider out of [node] roles"
             )
-        machine = take_inventory(config.data_dir, executor.cards)
+        machine = take_inventory(config.data_dir, sandboxes.cards)
         standing = Standing(
             provider=self._key.node_key,
             payee=self._wallet,
             executors=executors,
-            runtimes=executor.runtime.offered(),
+            runtimes=sandboxes.runtime.offered(),
         )
         offer = offer_of(config, machine, standing)(clock.now_ms(), network.addresses)
         earnings = Earnings(self._store, clock)
@@ -306,6 +355,7 @@ class _Node:
             offering,
         )
         self._may_store = desk.may_store
+        self._clients = lambda: (each.terms.payer_node for each in lettings.running())
         self._provider_status = lambda: {
             **offering.summary(),
             **lettings.summary(),
@@ -317,6 +367,16 @@ class _Node:
         desk.register()
         PayDesk(network, self._chain, self._store, lettings, earnings, offering).register()
         JobFeed(network, executor, lettings, runs).register()
+
+        bid_desk = BidDesk(
+            network,
+            clock,
+            market,
+            offering,
+            desk,
+            free=lambda: lettings.slots.open(clock.now_ms()),
+        )
+        await services.start(bid_desk.run, offer.resource_class)
 
         def source(sequence: Millis) -> Offer | None:
             return offering.announced(sequence, network.addresses)

@@ -30,6 +30,7 @@ from robocompute_node.inventory import Inventory
 from robocompute_node.node_mark import first_mark, write_mark
 from robocompute_node.p2p.fake import FakeHub, FakeNetwork
 from robocompute_node.services.accounts import Accounts, Paid
+from robocompute_node.services.bidding import BidDesk, Bids
 from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import BlobExchange
 from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
@@ -50,12 +51,14 @@ from robocompute_node.services.reconciler import Reconciler
 from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.settler import Settler
+from robocompute_node.services.stake_mirror import StakeMirror
+from robocompute_node.services.standings import Standings
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.services.voucher_deposits import VoucherDeposits
 from robocompute_node.services.watchtower import Watchtower
 from robocompute_protocol.errors import RoboComputeError
 from robocompute_protocol.identifiers import Address, Digest, NodeKey, digest
-from robocompute_protocol.messages import CLASSES, FileEntry, Manifest, Offer, Requirements
+from robocompute_protocol.messages import FileEntry, Manifest, Offer, Requirements
 from robocompute_protocol.money import MicroUnits, Millis
 from robocompute_protocol.signing import SigningKey
 from robocompute_settlement.fake import FakeChain, FakeSettlement
@@ -97,6 +100,9 @@ class FakeNode:
     program: ProgramView
     reconciler: Reconciler
     tower: Watchtower
+    stakes: StakeMirror
+    standings: Standings
+    matchmaking: Matchmaking
     lettings: Lettings
     desk: FrontDesk
     exchange: BlobExchange
@@ -175,7 +181,11 @@ class FakeNode:
 
     async def _start(self, services: trio.Nursery) -> None:
         config, store, clock, network = self.config, self.store, self.world.clock, self.network
-        self.market = market = Market(network, store, clock, self.key, OfferBook())
+        self.stakes = StakeMirror(self.chain, USDC)
+        book = OfferBook(backed=self.stakes.backs)
+        self.stakes.told = book.reassess
+        self.market = market = Market(network, store, clock, self.key, book)
+        services.start_soon(self.stakes.run)
         access = BlobAccess(store, self.blobs)
         self.exchange = BlobExchange(network, self.blobs, access, may_store=self._may_store)
         self.exchange.register()
@@ -194,6 +204,20 @@ class FakeNode:
         self.tasks = TaskBook(store, config.data_dir / "tasks", clock)
         self.book = RentalBook(store, clock, self.key, self.channels)
         self.inbox = MetricsInbox(store, config.aspara_dir)
+        bids = Bids(network, store, clock, self.key, market, USDC)
+        bids.register()
+        self.standings = Standings(store, clock, self.chain, self.stakes, USDC)
+        self.matchmaking = Matchmaking(
+            network,
+            market,
+            bids,
+            self.standings,
+            self.chain,
+            clock,
+            self.wallet,
+            config,
+            unsafe=lambda: self.program.unsafe,
+        )
         self.rentals = Rentals(
             network,
             clock,
@@ -205,18 +229,10 @@ class FakeNode:
             self.blobs,
             self.exchange,
             market,
-            Matchmaking(
-                network,
-                market,
-                self.chain,
-                clock,
-                self.wallet,
-                config,
-                unsafe=lambda: self.program.unsafe,
-            ),
+            self.matchmaking,
             self.inbox,
         )
-        await services.start(partial(market.run, classes=CLASSES, source=source))
+        await services.start(partial(market.run, classes=self._classes(), source=source))
         if config.is_client:
             await services.start(self.channels.run)
         await services.start(self.rentals.run)
@@ -254,6 +270,7 @@ class FakeNode:
                 blobs=self.blobs,
                 chain=self.chain,
                 market=market,
+                matchmaking=self.matchmaking,
                 wallet=self.wallet,
                 tasks=self.tasks,
                 channels=self.channels,
@@ -265,6 +282,9 @@ class FakeNode:
                 money=self.money,
             )
         )
+
+    def _classes(self) -> tuple[str, ...]:
+        return self.config.client.classes if self.config.is_client else ("cpu",)
 
     def _may_store(self, peer: NodeKey, size: int) -> bool:
         return self.config.is_provider and self.desk.may_store(peer, size)
@@ -328,6 +348,11 @@ class FakeNode:
             network, self.chain, self.store, self.lettings, self.earnings, self.offering
         ).register()
         JobFeed(network, self.executor, self.lettings, runs).register()
+        bid_desk = BidDesk(
+            network, clock, self.market, self.offering, self.desk,
+            free=lambda: self.lettings.slots.open(clock.now_ms()),
+        )  # fmt: skip
+        await services.start(bid_desk.run, "cpu")
         return lambda sequence: self.offering.announced(sequence, network.addresses)
 
     def _chain_answered(self, _program: ProgramView) -> None:

@@ -192,6 +192,10 @@ class OfferBook:
         """Everything held, withdrawn offers included."""
         return len(self._entries)
 
+    def is_backed(self, offer: Offer) -> bool:
+        """Whether there is stake behind all slots of ``offer``, as far as is known."""
+        return self._backed(offer)
+
     def judge(self, offer: Offer, now: Millis) -> Verdict:
         """Whether ``offer`` would be taken; changes nothing, and needs no signature checked yet."""
         if offer.resource_class not in CLASSES or offer.sequence > now + limits.MAX_CLOCK_AHEAD:

@@ -64,6 +64,13 @@ class SlotTable:
         ]
         return tuple(index for *_, index in sorted(candidates))
 
+    def open(self, now: Millis) -> int:
+        """How many slots some payer could have now."""
+        return sum(
+            slot.agreement is None and slot.held_until <= now and slot.signed_until <= now
+            for slot in self.slots.values()
+        )
+
     def hold(
         self, indices: tuple[int, ...], payer: Address, now: Millis, hold: Millis
     ) -> tuple[SlotTable, Millis]:
@@ -83,6 +90,18 @@ class SlotTable:
             for i in indices
         }
         return SlotTable({**self.slots, **held}), hold
+
+    def unhold(self, indices: tuple[int, ...], payer: Address, now: Millis) -> SlotTable:
+        """Give up what quotes hold for ``payer``, who took another's. Others may have it at once.
+
+        How long it was held in a row is not forgotten: who releases and asks again gains nothing.
+        """
+        freed = {
+            i: replace(slot, held_for=None, held_until=now)
+            for i in indices
+            if (slot := self.slots[i]).held_for == payer and slot.held_until > now
+        }
+        return SlotTable({**self.slots, **freed})
 
     @staticmethod
     def _held_since(slot: Slot, now: Millis) -> Millis:

@@ -18,6 +18,7 @@ from robocompute_node.core.channel_policy import (
 )
 from robocompute_node.core.matching import misfit, slots_needed
 from robocompute_node.core.slots import bits_of, indices_of
+from robocompute_node.p2p.port import PeerGone
 from robocompute_node.services.answers import answer, own_record, refusal, statement
 from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.conversation import hear_or_end, say
@@ -31,11 +32,13 @@ from robocompute_protocol.messages import (
     AgreementMessage,
     CancelRequest,
     Manifest,
+    Message,
     Offer,
     Order,
     Quote,
     QuoteRequest,
     Refused,
+    ReleaseQuote,
     Signed,
     TaskSpec,
     Terms,
@@ -75,6 +78,27 @@ BUSY: Final = Objection("busy", "all slots are taken; ask again in a while")
 NOT_FOR_A_DESK: Final = Refused(
     code="protocol_remote", message="a client asks for quotes, orders or cancels"
 )
+
+
+class Holds:
+    """What the quotes given on one stream hold."""
+
+    def __init__(self, lettings: Lettings, clock: Clock) -> None:
+        self._lettings = lettings
+        self._clock = clock
+        self._held: dict[Address, int] = {}
+
+    def note(self, payer: Address, quote: Quote | Refused) -> None:
+        """A quote was given."""
+        if isinstance(quote, Quote) and quote.hold_ms:
+            self._held[payer] = self._held.get(payer, 0) | quote.slots
+
+    def release(self) -> None:
+        """They are not wanted: others may have the slots at once."""
+        now = self._clock.now_ms()
+        for payer, bits in self._held.items():
+            self._lettings.slots = self._lettings.slots.unhold(indices_of(bits), payer, now)
+        self._held.clear()
 
 
 @dataclass(slots=True)
@@ -134,25 +158,38 @@ class FrontDesk:
     # --- /robocompute/agreement/1 ---------------------------------------------------------------
 
     async def serve_agreement(self, stream: FrameStream) -> None:
-        """Answer one client on one stream until it ends it."""
-        while True:
-            request = await hear_or_end(stream, AgreementMessage, timeout_s=ASK_SECONDS)
-            if request is None:
-                return
-            try:
-                match request:
-                    case QuoteRequest():
-                        await say(stream, self.quote(stream.peer, request))
-                    case Order():
-                        await self._take_order(stream, request)
-                    case CancelRequest():
-                        await self._cancel(stream, request)
-                    case _:
-                        await say(stream, NOT_FOR_A_DESK)
-                        return
-            except RemoteProtocolError as exc:
-                await say(stream, Refused(code=exc.code, message=str(exc)))
-                return
+        """Answer one client on one stream until it ends it. Reset, its quotes hold nothing more."""
+        holds = Holds(self._lettings, self._clock)
+        try:
+            while True:
+                request = await hear_or_end(stream, AgreementMessage, timeout_s=ASK_SECONDS)
+                if request is None or not await self._answer(stream, request, holds):
+                    return
+        except PeerGone:
+            holds.release()
+            raise
+
+    async def _answer(self, stream: FrameStream, request: Message, holds: Holds) -> bool:
+        """Answer one request; False where the stream ends with that."""
+        try:
+            match request:
+                case QuoteRequest():
+                    quote = self.quote(stream.peer, request)
+                    holds.note(request.payer, quote)
+                    await say(stream, quote)
+                case ReleaseQuote():
+                    holds.release()
+                case Order():
+                    await self._take_order(stream, request)
+                case CancelRequest():
+                    await self._cancel(stream, request)
+                case _:
+                    await say(stream, NOT_FOR_A_DESK)
+                    return False
+        except RemoteProtocolError as exc:
+            await say(stream, Refused(code=exc.code, message=str(exc)))
+            return False
+        return True
 
     def quote(self, peer: NodeKey, request: QuoteRequest) -> Quote | Refused:
         """Answer what this would cost, and hold the slots for a moment."""

@@ -1,39 +1,40 @@
 """Offers by gossip: a provider's own are announced, everybody's are kept in the book.
 
-A late joiner asks each new peer once for its book (``/robocompute/book/1``), so it need not wait
-for the next announcement.
+A message is looked at in the order of what that costs: its size, its sequence, whether its sender may
+still waste our time, and last its signature. What is relayed is in the book already, so nothing is
+checked twice, and nothing that is not news travels on.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 import trio
 
-from robocompute_node.core.offer_book import OfferBook, Verdict
-from robocompute_node.p2p.port import FrameStream, Network, PeerGone
-from robocompute_node.services.conversation import PeerRefused, expect, hear, say
-from robocompute_node.store import Store, Table
-from robocompute_protocol import codec, limits
-from robocompute_protocol.errors import RemoteProtocolError
-from robocompute_protocol.identifiers import NodeKey, to_base58
-from robocompute_protocol.messages import (
-    PROTOCOL_BOOK,
-    TOPIC_OFFERS,
-    BookMessage,
-    BookPage,
-    BookRequest,
-    Offer,
-    Signed,
+from robocompute_node.core.offer_book import (
+    MAX_OFFER_BYTES,
+    OFFER_SPACING,
+    OfferBook,
+    Verdict,
 )
+from robocompute_node.p2p.bounds import Offences, PeerBounds
+from robocompute_node.services.book_exchange import BookExchange
+from robocompute_node.services.gossip_gate import GossipGate
+from robocompute_node.store import Store, Table
+from robocompute_protocol import codec
+from robocompute_protocol.errors import RemoteProtocolError
+from robocompute_protocol.messages import TOPIC_OFFERS, Offer, Signed
 from robocompute_protocol.money import Millis
 from robocompute_protocol.signing import OFFER, SigningKey, open_signed, sign_message
 
 if TYPE_CHECKING:
     from robocompute_node.clocks import Clock
+    from robocompute_node.p2p.port import Network
+    from robocompute_protocol.identifiers import NodeKey
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +43,17 @@ ANNOUNCE_SECONDS: Final = 60.0
 """Between announcements of an unchanged offer: gossip loses messages, and 30 fit in a TTL."""
 NOTHING_SECONDS: Final = 1.0
 """How soon an offer is announced once there is something to let."""
-PAGE_OFFERS: Final = 16
-"""Offers on one page of the book: at most 16 times 16 KiB, which is one frame's limit."""
-MAX_PAGES: Final = 4_096
-"""Pages one peer may send: more than the book can hold."""
-PEER_POLL_SECONDS: Final = 0.25
-"""How soon a new peer's book is asked for."""
-BOOK_SECONDS: Final = 10.0
-"""A peer that takes longer for one page is asked another time."""
+FIRST_BOOK_SECONDS: Final = 2.0
+"""A task for a class that was not followed before waits so long for a peer's book of it."""
+STRANGERS_OF_ONE: Final = 20.0
+"""Offers without stake that one forwarder may have looked at, a second: a tenth of its gossip."""
+STRANGERS_IN_ALL: Final = 100.0
+"""The same of all forwarders: their signatures are checked in a hundredth of a core."""
+STRANGERS_BURST: Final = 1_000
+"""The same at once, after a quiet time."""
+FORGERIES: Final = PeerBounds(offences_per_second=0.2, offences_burst=8)
+"""Wrong signatures forgiven to one forwarder, which checks them as we do; then it is not listened to
+for a minute."""
 
 OfferSource = Callable[[Millis], Offer | None]
 """(sequence) → this node's offer as it is now, or None while there is nothing to let."""
@@ -68,10 +72,25 @@ class Market:
         self.book = book
         store.declare(SEQUENCES)
         self._learnt = trio.Event()
+        self._strangers = GossipGate(
+            of_one=STRANGERS_OF_ONE,
+            of_one_burst=STRANGERS_BURST / 5,
+            in_all=STRANGERS_IN_ALL,
+            burst=STRANGERS_BURST,
+        )
+        self._forgers = Offences(FORGERIES)
+        self._exchange = BookExchange(network, clock, book, self.admit)
+        self._followed: dict[str, trio.Event] = {}
+        self._nursery: trio.Nursery | None = None
 
     def learnt(self) -> trio.Event:
         """An event that is set when the next new offer comes in."""
         return self._learnt
+
+    @property
+    def followed(self) -> frozenset[str]:
+        """Classes whose offers this node listens to."""
+        return frozenset(self._followed)
 
     async def run(
         self,
@@ -81,39 +100,37 @@ class Market:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> NoReturn:
         """Listen to ``classes``, answer for the book, and announce what ``source`` offers."""
-        self._network.serve(PROTOCOL_BOOK, self._serve_book)
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._exchange.register()
             for resource_class in classes:
-                await nursery.start(self._listen, resource_class)
-            nursery.start_soon(self._ask_new_peers, classes)
+                await self._listen_to(resource_class)
+            nursery.start_soon(self._exchange.run)
             if source is not None:
                 nursery.start_soon(self._announce, source)
             task_status.started()
             await trio.sleep_forever()
         raise AssertionError("unreachable")
 
-    def _open(self, payload: bytes) -> tuple[Offer, Signed]:
-        signed = codec.decode(Signed, payload, limit=limits.MAX_GOSSIP_BYTES)
-        offer = open_signed(OFFER, signed, Offer)
-        if offer.provider != signed.key:
-            raise RemoteProtocolError("an offer signed by somebody else than its provider")
-        return offer, signed
+    # --- listening ------------------------------------------------------------------------------
 
-    def _validate(self, _forwarder: NodeKey, payload: bytes) -> bool:
-        """Relay only what is well formed, signed by its provider, and news to this node."""
-        try:
-            offer, _ = self._open(payload)
-        except RemoteProtocolError:
-            return False
-        return self.book.judge(offer, self._clock.now_ms()) is Verdict.NEW
+    async def follow(self, resource_class: str) -> None:
+        """Listen to a class from now on, and give a peer's book of it a moment to come in.
 
-    def _take(self, offer: Offer, signed: Signed) -> None:
-        if offer.provider == self._key.node_key:
-            return
-        if self.book.take(offer, signed, self._clock.now_ms()) is Verdict.NEW:
-            self._network.add_addresses(offer.provider, offer.addresses)
-            self._learnt.set()
-            self._learnt = trio.Event()
+        Does nothing for a class that is followed already.
+        """
+        if resource_class not in self._followed:
+            await self._listen_to(resource_class)
+            with trio.move_on_after(FIRST_BOOK_SECONDS):
+                await self._exchange.heard(resource_class).wait()
+
+    async def _listen_to(self, resource_class: str) -> None:
+        assert self._nursery is not None
+        listening = self._followed.setdefault(resource_class, trio.Event())
+        if not listening.is_set():
+            listening.set()
+            await self._nursery.start(self._listen, resource_class)
+            self._exchange.want(resource_class)
 
     async def _listen(
         self,
@@ -121,14 +138,60 @@ class Market:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        topic = TOPIC_OFFERS + resource_class
-        async with self._network.subscribe(topic, self._validate) as messages:
+        topic, validate = TOPIC_OFFERS + resource_class, partial(self._validate, resource_class)
+        async with self._network.subscribe(topic, validate) as messages:
             task_status.started()
-            async for _signer, payload in messages:
-                try:
-                    self._take(*self._open(payload))
-                except RemoteProtocolError as exc:
-                    log.warning("offer ignored: %s", exc)
+            async for _ in messages:
+                pass  # it is in the book since it was validated
+
+    def _validate(self, resource_class: str, forwarder: NodeKey, payload: bytes) -> bool:
+        """Relay only what is well formed, signed by its provider, and news to this node."""
+        now = self._clock.now_ms()
+        if self._forgers.is_barred(forwarder, now / 1_000):
+            return False
+        try:
+            signed = codec.decode(Signed, payload, limit=MAX_OFFER_BYTES)
+            verdict = self.admit(
+                signed, (resource_class,), allow=lambda: self._strangers.take(forwarder, now)
+            )
+        except RemoteProtocolError as exc:
+            if self._forgers.note(forwarder, now / 1_000):
+                log.warning("a peer that sends bad offers is not listened to: %s", exc)
+            return False
+        return verdict is Verdict.NEW
+
+    def admit(
+        self, signed: Signed, classes: tuple[str, ...], *, allow: Callable[[], bool]
+    ) -> Verdict:
+        """Put an offer into the book if it is news, and properly signed.
+
+        One with no stake behind it, as far as is known, is looked at only while ``allow`` says so.
+
+        Raises:
+            RemoteProtocolError: it is no offer of one of ``classes`` signed by its provider.
+        """
+        offer = codec.decode(Offer, signed.body, limit=MAX_OFFER_BYTES)
+        if offer.provider != signed.key:
+            raise RemoteProtocolError("an offer signed by somebody else than its provider")
+        if offer.resource_class not in classes:
+            raise RemoteProtocolError("an offer of another class than was asked for")
+        if offer.provider == self._key.node_key:
+            return Verdict.KNOWN
+        now = self._clock.now_ms()
+        verdict = self.book.judge(offer, now)
+        if verdict is not Verdict.NEW:
+            return verdict
+        if not self.book.is_backed(offer) and not allow():
+            return Verdict.REFUSED
+        open_signed(OFFER, signed, Offer, by=offer.provider)
+        verdict = self.book.take(offer, signed, now)
+        if verdict is Verdict.NEW:
+            self._network.add_addresses(offer.provider, offer.addresses)
+            self._learnt.set()
+            self._learnt = trio.Event()
+        return verdict
+
+    # --- announcing -----------------------------------------------------------------------------
 
     async def _announce(self, source: OfferSource) -> None:
         while True:
@@ -136,11 +199,7 @@ class Market:
                 await trio.sleep(NOTHING_SECONDS)
             offer = source(self._next_sequence())
             if offer is not None:
-                signed = sign_message(OFFER, self._key, codec.encode(offer))
-                self.book.take(offer, signed, self._clock.now_ms())
-                await self._network.publish(
-                    TOPIC_OFFERS + offer.resource_class, codec.encode(signed)
-                )
+                await self._publish(offer)
             await trio.sleep(ANNOUNCE_SECONDS)
 
     async def withdraw(self, source: OfferSource) -> None:
@@ -148,52 +207,21 @@ class Market:
         if source(Millis(0)) is None:
             return
         offer = source(self._next_sequence())
-        if offer is None:
-            return
-        gone = msgspec.structs.replace(offer, ttl_ms=Millis(0))
-        signed = sign_message(OFFER, self._key, codec.encode(gone))
-        await self._network.publish(TOPIC_OFFERS + gone.resource_class, codec.encode(signed))
+        if offer is not None:
+            await self._publish(msgspec.structs.replace(offer, ttl_ms=Millis(0)))
+
+    def signed_offer(self, offer: Offer) -> Signed:
+        """This node's offer as it is announced, and as it is shown to whom it fits."""
+        return sign_message(OFFER, self._key, codec.encode(offer))
+
+    async def _publish(self, offer: Offer) -> None:
+        signed = self.signed_offer(offer)
+        self.book.take(offer, signed, self._clock.now_ms())
+        await self._network.publish(TOPIC_OFFERS + offer.resource_class, codec.encode(signed))
 
     def _next_sequence(self) -> Millis:
         with self._store.transaction() as txn:
             previous = txn.get(SEQUENCES, b"offer") or 0
-            sequence = max(previous + 1, self._clock.now_ms())
+            sequence = max(previous + OFFER_SPACING, self._clock.now_ms())
             txn.put(SEQUENCES, b"offer", sequence)
         return Millis(sequence)
-
-    async def _ask_new_peers(self, classes: tuple[str, ...]) -> None:
-        asked: set[NodeKey] = set()
-        while True:
-            peers = set(self._network.peers())
-            asked &= peers
-            for peer in peers - asked:
-                try:
-                    await self._ask(peer, classes)
-                except (PeerGone, PeerRefused, RemoteProtocolError) as exc:
-                    log.debug("no book from %s: %s", to_base58(peer), exc)
-                asked.add(peer)
-            await trio.sleep(PEER_POLL_SECONDS)
-
-    async def _ask(self, peer: NodeKey, classes: tuple[str, ...]) -> None:
-        async with self._network.open(peer, PROTOCOL_BOOK) as stream:
-            await say(stream, BookRequest(classes=classes))
-            for _ in range(MAX_PAGES):
-                page = await expect(stream, BookMessage, BookPage, timeout_s=BOOK_SECONDS)
-                for signed in page.offers:
-                    self._take(*self._open(codec.encode(signed)))
-                if page.last:
-                    return
-
-    async def _serve_book(self, stream: FrameStream) -> None:
-        request = await hear(stream, BookMessage, timeout_s=BOOK_SECONDS)
-        if not isinstance(request, BookRequest):
-            raise RemoteProtocolError("a book stream begins with BookRequest")
-        wanted = set(request.classes)
-        entries = [
-            entry.signed
-            for entry in self.book.everything(self._clock.now_ms())
-            if entry.offer.resource_class in wanted
-        ]
-        for start in range(0, max(1, len(entries)), PAGE_OFFERS):
-            page = tuple(entries[start : start + PAGE_OFFERS])
-            await say(stream, BookPage(offers=page, last=start + PAGE_OFFERS >= len(entries)))

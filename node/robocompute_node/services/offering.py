@@ -110,6 +110,11 @@ class Offering:
         """Of the machine, whatever the stake carries."""
         return self._full.slots
 
+    @property
+    def resource_class(self) -> str:
+        """Of all that is let here."""
+        return self._full.resource_class
+
     def offer(self) -> Offer | None:
         """Return the offer as it is now; None while nothing new is let."""
         stake = self._program.stake

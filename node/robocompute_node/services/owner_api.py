@@ -18,7 +18,6 @@ from robocompute_node.api.port import (
     TaskView,
 )
 from robocompute_node.api.views import log_json
-from robocompute_node.core.matching import explain_no_match, rank
 from robocompute_node.core.tasks import TaskRecord
 from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.channels import ChannelKeeper, ChannelPhase
@@ -32,7 +31,7 @@ from robocompute_protocol.identifiers import (
     digest,
     to_base58,
 )
-from robocompute_protocol.messages import Manifest, Offer, Receipt, TaskSpec
+from robocompute_protocol.messages import Manifest, Receipt, TaskSpec
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 
 if TYPE_CHECKING:
@@ -41,9 +40,11 @@ if TYPE_CHECKING:
     from robocompute_node.api.port import MoneyApi
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
+    from robocompute_node.core.offer_book import BookEntry
     from robocompute_node.executor.port import BlobStore
     from robocompute_node.p2p.port import Network
     from robocompute_node.services.market import Market
+    from robocompute_node.services.matchmaking import Matchmaking
     from robocompute_node.services.rentals import Rentals
     from robocompute_node.services.task_book import TaskBook
     from robocompute_settlement.port import Settlement
@@ -64,6 +65,7 @@ class Parts:
     blobs: BlobStore
     chain: Settlement
     market: Market
+    matchmaking: Matchmaking
     wallet: Address
     tasks: TaskBook
     channels: ChannelKeeper
@@ -75,6 +77,8 @@ class Parts:
     """Where books and chain differ in a way that nothing explains."""
     version: str
     money: MoneyApi
+    network_status: Callable[[], Mapping[str, object]] = dict[str, object]
+    """What the network counts."""
 
 
 class OwnerApi:
@@ -89,14 +93,14 @@ class OwnerApi:
 
     def node_status(self) -> Mapping[str, object]:
         parts = self._parts
-        offers = list(parts.market.book.live(parts.clock.now_ms()))
+        offers = sum(1 for _ in parts.market.book.live(parts.clock.now_ms()))
         return {
             "node": to_base58(parts.network.key),
             "version": parts.version,
             "roles": [role.value for role in parts.config.node.roles],
             "addresses": list(parts.network.addresses),
             "peers": [to_base58(peer) for peer in parts.network.peers()],
-            "offers": len(offers),
+            "offers": offers,
             "tasks_unfinished": len(parts.tasks.unfinished()),
             "chain": {
                 "rpc_url": parts.config.chain.where,
@@ -106,6 +110,7 @@ class OwnerApi:
             "wallet_address": to_base58(parts.wallet),
             "alarms": parts.alarms(),
             "provider": dict(parts.provider_status()),
+            "network": dict(parts.network_status()),
         }
 
     def offers(self) -> list[Mapping[str, object]]:
@@ -113,7 +118,7 @@ class OwnerApi:
         entries = sorted(
             self._parts.market.book.live(now), key=lambda entry: entry.offer.price_per_hour
         )
-        return [_offer_json(entry.offer, now) for entry in entries]
+        return [_offer_json(entry, now) for entry in entries]
 
     async def wallet_balance(self) -> Mapping[str, object]:
         parts = self._parts
@@ -179,6 +184,7 @@ class OwnerApi:
             upload=parts.blobs.put(manifest),
             requirements_file=task.requirements_file,
             wall_ms=task.timeout,
+            image=task.image,
         )
         max_price = task.max_price_per_hour
         if max_price is None:
@@ -208,22 +214,14 @@ class OwnerApi:
         self, spec: TaskSpec, max_price: MicroUnits, only: NodeKey | None, *, wait: bool
     ) -> None:
         parts = self._parts
-        now = parts.clock.now_ms()
-        offers = [entry.offer for entry in parts.market.book.live(now)]
-        matches = rank(
-            offers,
-            spec.requirements,
-            max_price=max_price,
-            mint=parts.config.chain.mint,
-            now=now,
-            only=only,
+        match, why = await parts.matchmaking.likely(
+            spec.requirements, max_price=max_price, only=only
         )
-        young = now - self._started_ms < START_GRACE_MS and not offers
-        if not matches and not wait and not young:
-            if only is not None:
-                offers = [offer for offer in offers if offer.provider == only]
-            raise NoProvider(explain_no_match(offers, spec.requirements, max_price=max_price))
-        price = matches[0].price if matches else max_price
+        young = parts.clock.now_ms() - self._started_ms < START_GRACE_MS
+        nobody = next(parts.market.book.live(parts.clock.now_ms()), None) is None
+        if match is None and not wait and not (young and nobody):
+            raise NoProvider(why)
+        price = max_price if match is None else match.price
         first = charge(price, Millis(int(parts.config.client.first_tick_s * 1000)))
         try:
             await parts.channels.check_funds(first)
@@ -315,10 +313,12 @@ def _sol(lamports: int) -> str:
     return f"{lamports // 10**LAMPORTS_PLACES}.{lamports % 10**LAMPORTS_PLACES:09d}"
 
 
-def _offer_json(offer: Offer, now: Millis) -> Mapping[str, object]:
+def _offer_json(entry: BookEntry, now: Millis) -> Mapping[str, object]:
+    offer = entry.offer
     body = msgspec.to_builtins(offer, builtin_types=(bytes,))
     for field in ("provider", "mint", "payee", "stake"):
         body[field] = to_base58(body[field])
     body["price_per_hour"] = format_amount(offer.price_per_hour)
     body["age_s"] = max(0, now - offer.sequence) // 1000
+    body["staked"] = entry.backed
     return body

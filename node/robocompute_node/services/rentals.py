@@ -15,35 +15,32 @@ import trio
 
 from robocompute_node.api.port import InsufficientFunds, NoProvider, TaskStatus, TaskView
 from robocompute_node.core.matching import PASSING
-from robocompute_node.core.tasks import TaskRecord, end_message
 from robocompute_node.p2p.port import Network, PeerGone
 from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
-from robocompute_node.services.channels import ChannelPhase
 from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
-from robocompute_node.services.output_proof import objection_to_output
 from robocompute_node.services.reclaiming import Reclaiming
+from robocompute_node.services.rental_ends import RentalEnds
 from robocompute_node.services.rental_link import RentalLink
-from robocompute_node.services.task_ends import TaskEnds
 from robocompute_node.services.task_sink import TaskSink
 from robocompute_node.services.voucher_sync import VoucherSync
 from robocompute_protocol import codec, limits, terms as rules
 from robocompute_protocol.agreement import ClientPhase
-from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import (
     ChainError,
     ChainRefused,
     RemoteProtocolError,
     RoboComputeError,
 )
-from robocompute_protocol.identifiers import Address, NodeKey, to_base58
-from robocompute_protocol.messages import Manifest, Receipt, Terms
+from robocompute_protocol.identifiers import Address, Digest, NodeKey, to_base58
+from robocompute_protocol.messages import Manifest, Terms
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 from robocompute_protocol.steps import HorizonPassed
 
 if TYPE_CHECKING:
     from robocompute_node.clocks import Clock
     from robocompute_node.config import NodeConfig
+    from robocompute_node.core.tasks import TaskRecord
     from robocompute_node.executor.port import BlobStore
     from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
     from robocompute_node.services.market import Market
@@ -63,20 +60,6 @@ TELL_UPLOAD_SECONDS: Final = 0.25
 RACES: Final = frozenset({6017, 6018, 6020})
 """The program is paused, another channel took the nonce, or the channel is closing: it may be
 otherwise at the next try, which looks anew. No other refusal goes away by itself."""
-CHANNEL_IS_WHY: Final = frozenset(
-    {
-        "closed_unknown",
-        "voucher_conflict",
-        "voucher_lowered",
-        "channel_alarm",
-        "channel_closing",
-        "channel_fee_high",
-    }
-)
-"""Refusals that another channel mends: the provider was restored and its books of this one are older
-than ours, it is closing it, or the program's fee is lower than the one frozen in it."""
-RESULTS_LOST: Final = "RESULTS_LOST"
-"""The job ended, but its provider went away before its output and results were all here."""
 
 
 class Rentals:
@@ -109,7 +92,7 @@ class Rentals:
         self._market = market
         self._matchmaking = matchmaking
         self._inbox = inbox
-        self._ends = TaskEnds(tasks, clock)
+        self._ends = RentalEnds(tasks, book, channels, matchmaking, clock)
         self._nursery: trio.Nursery | None = None
         self._sync = VoucherSync(network, channels, book)
         self._reclaiming = Reclaiming(clock, tasks, book, self._link)
@@ -131,6 +114,7 @@ class Rentals:
     ) -> NoReturn:
         """Go on with every unfinished task, and drive new ones, until cancelled."""
         self._book.forget_unplaced()
+        self._book.resume()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for task in self._tasks.unfinished():
@@ -164,14 +148,14 @@ class Rentals:
     async def _find_and_order(self, task: TaskRecord) -> RentalRecord | None:
         """Return a stored order; None when the task ended, or is to look again."""
         if task.cancel_requested:
-            self._ends.end(
-                task, Cause.CANCELLED, message="cancelled before it began; cost 0.000000"
-            )
+            self._ends.cancelled(task)
+            return None
+        if not await self._may_run(task):
             return None
         waiting = task.stage == "matching" and task.stage_detail
         if not waiting:  # else it has been said why
             self._stage(task.task_id, "matching", "asking providers")
-        found = await self._matchmaking.find(task)
+        found = await self._matchmaking.find(task, lambda: frozenset(self._files(task)))
         if isinstance(found, NotMatched):
             await self._not_matched(task, found)
             return None
@@ -180,7 +164,7 @@ class Rentals:
             {
                 "provider": to_base58(found.match.offer.provider),
                 "price_per_hour": format_amount(found.quote.price_per_hour),
-                "why": found.match.why,
+                "why": found.why,
             },
         )
         try:
@@ -190,12 +174,14 @@ class Rentals:
             renewed = await self._matchmaking.renew(found, task)
         except* PeerGone as exc:
             log.info("provider went away after the quote: %s", _first(exc))
+            self._matchmaking.standings.failed(found.match.offer.provider)
             self._matchmaking.away(found.match.offer.provider)
         except* (PeerRefused, RemoteProtocolError) as exc:
             refusal = _first(exc)
             if refusal.details.get("code") not in PASSING:  # busy: others came first meanwhile
                 log.warning("provider left out after the quote: %s", refusal)
-                self._avoid(task, found.match.offer.provider)
+                self._matchmaking.standings.failed(found.match.offer.provider)
+                self._ends.avoid(task, found.match.offer.provider)
         except* InsufficientFunds as exc:
             self._ends.fail(task.task_id, _first(exc))
         except* ChainError as exc:
@@ -211,6 +197,18 @@ class Rentals:
                 return self._place(task, renewed, channel)
         return None
 
+    async def _may_run(self, task: TaskRecord) -> bool:
+        """Whether this job may run now: one that failed at once several times waits a little."""
+        wait_ms = self._ends.due(task) - self._clock.now_ms()
+        if wait_ms <= 0:
+            return True
+        told = f"failed within seconds again and again: waits {-(-wait_ms // 1_000)} s"
+        self._stage(task.task_id, "matching", told)
+        with trio.move_on_after(wait_ms / 1_000):
+            await self._tasks.cancelled(task.task_id).wait()
+        self._stage(task.task_id, "matching", "")
+        return False
+
     async def _not_funded(self, task: TaskRecord, error: RoboComputeError) -> None:
         """Try again after a busy chain; after a refusal only where another try is another request."""
         race = isinstance(error, ChainRefused) and error.number in RACES
@@ -222,7 +220,7 @@ class Rentals:
 
     async def _not_matched(self, task: TaskRecord, found: NotMatched) -> None:
         for provider in found.failed:
-            task = self._avoid(task, provider)
+            task = self._ends.avoid(task, provider)
         if not (found.busy or task.wait or self._young(task)):
             self._ends.fail(task.task_id, NoProvider(found.explanation))
             return
@@ -243,10 +241,6 @@ class Rentals:
         """A node that just started may not have met the market yet."""
         age = self._clock.now_ms() - task.created_ms
         return age < 5_000 and not task.avoid
-
-    def _avoid(self, task: TaskRecord, provider: NodeKey) -> TaskRecord:
-        avoid = (*self._tasks.get(task.task_id).avoid, provider)
-        return self._tasks.update(task.task_id, avoid=avoid)
 
     async def _fund_and_upload(self, task: TaskRecord, found: Quoted) -> ChannelRecord | None:
         """Lock the money and bring the files, at once. None when the owner cancelled meanwhile."""
@@ -288,12 +282,15 @@ class Rentals:
     def _first_amount(self, found: Quoted) -> MicroUnits:
         return charge(found.quote.price_per_hour, self._first_tick())
 
-    async def _upload(self, task: TaskRecord, provider: NodeKey) -> None:
+    def _files(self, task: TaskRecord) -> tuple[Digest, ...]:
+        """The chunks of a task's upload, with those of its manifest."""
         manifest = codec.decode(
             Manifest, self._blobs.get(task.spec.upload), limit=limits.MAX_MANIFEST_BYTES
         )
-        chunks = (task.spec.upload, *chunks_of(manifest))
+        return (task.spec.upload, *chunks_of(manifest))
 
+    async def _upload(self, task: TaskRecord, provider: NodeKey) -> None:
+        chunks = self._files(task)
         told_at = -TELL_UPLOAD_SECONDS
 
         async def told(sent: int, wanted: int) -> None:
@@ -303,6 +300,7 @@ class Rentals:
                 self._stage(task.task_id, "uploading", f"{sent} of {wanted} chunks")
 
         await self._exchange.push(provider, chunks, told=told)
+        self._matchmaking.standings.has(provider, chunks)
 
     def _place(self, task: TaskRecord, found: Quoted, channel: ChannelRecord) -> RentalRecord:
         quote, client = found.quote, self._config.client
@@ -360,7 +358,7 @@ class Rentals:
                 else:
                     await link.cancel(link.record.state.reason or "cancelled")
             nursery.cancel_scope.cancel()
-        await self._conclude(task_id, self._write_off(self._book.get(agreement)))
+        await self._ends.conclude(task_id, self._write_off(self._book.get(agreement)))
 
     def _write_off(self, rental: RentalRecord) -> RentalRecord:
         """An agreement that is left open is a lost one: it is asked about until it is settled."""
@@ -400,86 +398,6 @@ class Rentals:
                 break
         self._book.apply(link.record.state.agreement, HorizonPassed())
         scope.cancel()
-
-    async def _conclude(self, task_id: str, rental: RentalRecord) -> None:
-        task = self._tasks.get(task_id)
-        state = rental.state
-        if state.receipt is not None:
-            await self._conclude_with_receipt(task, rental)
-        elif state.phase is ClientPhase.NEVER_LEASED:
-            if task.cancel_requested:
-                self._ends.end(
-                    task, Cause.CANCELLED, message="cancelled before it ran; cost 0.000000"
-                )
-            else:
-                if state.reason not in PASSING and await self._closed_elsewhere(rental):
-                    log.warning("the payment channel was closed elsewhere: another is opened")
-                elif state.reason == "":  # not said why: it may be over soon
-                    self._matchmaking.away(rental.provider)
-                elif state.reason in CHANNEL_IS_WHY and self._channels.give_up_used(
-                    rental.terms.channel
-                ):
-                    log.warning("the channel is refused (%s): another is opened", state.reason)
-                elif state.reason not in PASSING:  # busy: somebody else was quicker
-                    self._avoid(task, rental.provider)
-                self._tasks.update(task_id, agreement=None, provider=None, price_per_hour=None)
-        else:
-            held = rental.promised
-            self._ends.end(
-                task,
-                Cause.PROVIDER_LOST,
-                prepaid=held,
-                cost=MicroUnits(0),
-                message=end_message(
-                    Cause.PROVIDER_LOST,
-                    exit_code=None,
-                    detail="",
-                    cost=MicroUnits(0),
-                    held=held,
-                )
-                + "; run it again to have it elsewhere",
-            )
-
-    async def _closed_elsewhere(self, rental: RentalRecord) -> bool:
-        """Whether the chain shows that an agreement's channel closes, or is gone. Marked, if so."""
-        try:
-            channel = await self._channels.look(rental.terms.channel)
-        except ChainError as exc:
-            log.info("the payment channel cannot be looked at: %s", exc)
-            return False
-        return channel.phase is not ChannelPhase.OPEN
-
-    async def _conclude_with_receipt(self, task: TaskRecord, rental: RentalRecord) -> None:
-        signed = rental.state.receipt
-        assert signed is not None
-        receipt = codec.decode(Receipt, signed.body, limit=limits.MAX_FRAME_BYTES)
-        if receipt.cause is Cause.CHANNEL_CLOSED:
-            await self._closed_elsewhere(rental)
-        fetched = rental.state.phase is ClientPhase.KEPT
-        message = end_message(
-            receipt.cause,
-            exit_code=receipt.exit_code,
-            detail=receipt.detail,
-            cost=receipt.amount,
-            held=MicroUnits(0),
-        )
-        objection = await objection_to_output(self._tasks.log(task.task_id), receipt)
-        if not fetched:
-            message += "; the provider went away before all results were fetched"
-        elif objection is not None:
-            log.warning("task %s: %s", task.task_id, objection)
-            message += f"; {objection}"
-        self._ends.end(
-            task,
-            receipt.cause,
-            exit_code=receipt.exit_code,
-            prepaid=receipt.prepaid,
-            cost=receipt.amount,
-            message=message,
-            receipt=signed,
-            error="" if fetched else RESULTS_LOST,
-            artifacts=receipt.artifacts if fetched else None,
-        )
 
     # --- what the owner sees --------------------------------------------------------------------
 
