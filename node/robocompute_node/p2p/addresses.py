@@ -105,12 +105,15 @@ class AddressBook:
 def by_turns(addresses: Sequence[Multiaddr]) -> tuple[Multiaddr, ...]:
     """The same addresses in order, the two families taking turns, the first one's first.
 
-    So that a family that is down costs one head start, not one for each of its addresses.
+    So that a family that is down costs one head start, not one for each of its addresses. What
+    goes through a relay comes last: it is slower, and somebody else's gift.
     """
-    first = [each for each in addresses if _is_ip6(each) == _is_ip6(addresses[0])]
-    other = [each for each in addresses if each not in first]
+    relayed = tuple(each for each in addresses if str(each).endswith(CIRCUIT))
+    direct = [each for each in addresses if each not in relayed]
+    first = [each for each in direct if _is_ip6(each) == _is_ip6(direct[0])]
+    other = [each for each in direct if each not in first]
     turns = chain.from_iterable(zip_longest(first, other))
-    return tuple(each for each in turns if each is not None)
+    return tuple(each for each in turns if each is not None) + relayed
 
 
 def _is_ip6(address: Multiaddr) -> bool:

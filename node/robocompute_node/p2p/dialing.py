@@ -15,13 +15,13 @@ import trio
 
 from robocompute_protocol.errors import ConfigError
 
-from .addresses import AddressBook, by_turns, parse_address
+from .addresses import CIRCUIT, AddressBook, by_turns, parse_address
 from .guards import GuardedSwarm, quietly
 from .identity import node_key_of, peer_id_of
 from .port import PeerGone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from libp2p.abc import INetConn
     from multiaddr import Multiaddr
@@ -78,6 +78,8 @@ class Dialer:
         self._key = key
         self.book = AddressBook()
         self._remembered = remembered
+        self.circuits: Callable[[Multiaddr, NodeKey], Awaitable[INetConn]] = _no_circuits
+        """Connects through the relay in the address. Set by what knows relays."""
         for known in reversed(remembered.known()):
             self.book.add(known.key, known.addresses)
         self._locks: dict[NodeKey, tuple[trio.Lock, int]] = {}
@@ -160,7 +162,10 @@ class Dialer:
         async def attempt(address: Multiaddr, failed: trio.Event) -> None:
             try:
                 with trio.fail_after(DIAL_S):
-                    conn = await swarm.dial_in_turn(address, peer_id_of(peer))
+                    if str(address).endswith(CIRCUIT):
+                        conn = await self.circuits(address, peer)
+                    else:
+                        conn = await swarm.dial_in_turn(address, peer_id_of(peer))
             except Exception as exc:  # noqa: BLE001 every layer of libp2p has its own errors
                 failures.append(f"{address}: {_root_of(exc)}")
                 failed.set()
@@ -222,6 +227,10 @@ class Dialer:
                         kept.dialling = True
                         nursery.start_soon(redial, peer, kept)
                 await trio.sleep(LOOK_S)
+
+
+async def _no_circuits(address: Multiaddr, peer: NodeKey) -> INetConn:
+    raise PeerGone(f"nothing here dials {peer_id_of(peer)} through {address}")
 
 
 def _root_of(exc: BaseException) -> str:

@@ -30,6 +30,7 @@ from .gossip import Gossip
 from .guards import GuardedHost, GuardedSwarm, Protected, is_live
 from .identity import key_pair_of, node_key_of, peer_id_of
 from .inflight import BoundedUpgrader, UnreadBudget
+from .links import Links
 from .listening import GuardedTCP, dialable, has_family
 from .metrics import Meters, NetworkStatus
 from .peerstore import PeerStore
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
     from libp2p.abc import INetConn, INetStream
+
+    from .relay import RelayBounds
 
 __all__ = ["Libp2pNetwork", "node_key_of", "peer_id_of"]
 
@@ -70,6 +73,7 @@ class Libp2pNetwork:
         bounds: PeerBounds | None = None,
         patches: Iterable[str] = tuning.ALL,
         remembered: PeerStore | None = None,
+        relay: RelayBounds | None = None,
     ) -> None:
         """Prepare a host; nothing happens before ``run``.
 
@@ -81,6 +85,7 @@ class Libp2pNetwork:
             bounds: What one peer may ask.
             patches: Which patches of ``tuning`` to install.
             remembered: Peers reached in earlier lives; its ``run`` is the caller's to start.
+            relay: Carry others' connections within these bounds; else none.
 
         Raises:
             ConfigError: a key or an address is no such thing.
@@ -94,8 +99,12 @@ class Libp2pNetwork:
         self._key = NodeKey(self._key_pair.public_key.to_bytes())
         self._bounds = bounds or PeerBounds()
         self._patches = frozenset(patches)
-        self._remembered = remembered or PeerStore(None, lambda: Millis(0))
+        if remembered is None:
+            remembered = PeerStore(None, lambda: Millis(0))
+        self._remembered = remembered
         self._dialer = Dialer(self._key, bootstrap, remembered=self._remembered)
+        self.links = Links(self._key, self._dialer, relay)
+        """Its connections, and how it is reached through relays."""
         self._meters = Meters()
         self._gossip = Gossip(self._meters)
         self._supervisor = Supervisor("libp2p")
@@ -151,7 +160,7 @@ class Libp2pNetwork:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return self._addresses
+        return tuple(dict.fromkeys(self._addresses + self.links.addresses))
 
     def peers(self) -> tuple[NodeKey, ...]:
         swarm = self._swarm
@@ -162,6 +171,11 @@ class Libp2pNetwork:
             for peer_id, conns in swarm.connections.items()
             if any(is_live(conn) for conn in conns) and _has_node_key(peer_id)
         )
+
+    @property
+    def bootstrap(self) -> frozenset[NodeKey]:
+        """The peers to stay connected to for ever."""
+        return self._dialer.bootstrap
 
     def add_addresses(self, peer: NodeKey, addresses: tuple[str, ...]) -> None:
         self._dialer.book.add(peer, addresses)
@@ -283,6 +297,7 @@ class Libp2pNetwork:
         pubsub, router = new_pubsub(host, swarm, self._bounds, self._meters, self._gossip.deliver)
         for protocol, handler in self._handlers.items():
             self._serve_on(host, protocol, handler)
+        self.links.attach(host, swarm, lambda: self._addresses)
         try:
             async with (
                 host.run(self._listen),
@@ -308,6 +323,7 @@ class Libp2pNetwork:
                     self._gossip.detach()
         finally:
             self._gossip.detach()
+            self.links.detach()
             deadline = trio.current_time() + CLOSING_S
             with trio.CancelScope(shield=True, deadline=deadline):
                 await swarm.hang_up()

@@ -1,0 +1,1 @@
+"""Finding other nodes of the same network, and staying findable."""
