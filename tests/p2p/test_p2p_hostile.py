@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import secrets
-import struct
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from libp2p import new_host
-from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
-from libp2p.crypto.keys import KeyPair
-from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
+from attack_gossip import ENDS_THE_STREAM, JUNK, JUNK_MARK
+from attack_kit import (
+    DEAF,
+    ECHO,
+    MESHSUB,
+    SYN,
+    TOPIC,
+    WINDOW,
+    Target,
+    attacker,
+    connection,
+    forged_keys,
+    new_keys,
+    noise_only,
+    rpc,
+    send_raw,
+    signed,
+    stream_to,
+    until_cut,
+    yamux,
+)
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import info_from_p2p_addr
-from libp2p.pubsub.pb import rpc_pb2
-from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE, Transport as Noise
-from multiaddr import Multiaddr
 
 from robocompute_node.p2p import tuning
 from robocompute_node.p2p.bounds import PeerBounds
@@ -30,17 +41,13 @@ from robocompute_protocol import limits
 from robocompute_protocol.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
     from robocompute_node.p2p.port import FrameStream
     from robocompute_protocol.identifiers import NodeKey
 
 pytestmark = pytest.mark.net
 
-ECHO = "/test/echo/1"
-DEAF = "/test/deaf/1"
-TOPIC = "/test/topic/1"
-MESHSUB = "/meshsub/1.1.0"
 BOUNDS = PeerBounds(
     handshake_s=1,
     half_open_connections=24,
@@ -88,12 +95,12 @@ class Victim:
         assert self.node.starts == 1
 
     @property
-    def address(self) -> Multiaddr:
-        return Multiaddr(self.node.addresses[0])
+    def target(self) -> Target:
+        return Target(self.node.addresses[0])
 
     @property
     def port(self) -> int:
-        return int(self.address.value_for_protocol("tcp") or 0)
+        return self.target.port
 
 
 @pytest.fixture
@@ -123,59 +130,11 @@ async def victim(nursery: trio.Nursery) -> AsyncGenerator[Victim, None]:
     nursery.cancel_scope.cancel()
 
 
-def noise_only(keys: KeyPair) -> dict[Any, Any]:
-    return {NOISE: Noise(keys, noise_privkey=new_x25519().private_key)}
-
-
-@asynccontextmanager
-async def attacker(
-    keys: KeyPair | None = None, security: dict[Any, Any] | None = None
-) -> AsyncGenerator[Any]:
-    """A bare libp2p host with none of our guards."""
-    keys = keys or create_new_key_pair(secrets.token_bytes(32))
-    host: Any = new_host(key_pair=keys, sec_opt=security or noise_only(keys))
-    async with host.run(listen_addrs=[]):
-        yield host
-        for conn in host.get_network().get_connections():
-            await conn.muxed_conn.secured_conn.close()
-
-
-async def attack_stream(host: Any, victim: Victim, protocol: str) -> Any:
-    await host.connect(info_from_p2p_addr(victim.address))
-    return await host.new_stream(peer_id_of(victim.node.key), [protocol])
-
-
-async def read_to_the_end(stream: Any) -> None:
-    with pytest.raises(Exception):  # noqa: B017, PT011, PT012 whatever libp2p says to a dead stream
-        while True:
-            await stream.read(65_536)
-
-
-class Forged(Ed25519PrivateKey):
-    """A private key that shows somebody else's public key."""
-
-    shown: Any = None
-
-    def get_public_key(self) -> Any:
-        return self.shown
-
-
-def forged_keys(wanted: NodeKey) -> KeyPair:
-    mine = create_new_key_pair(secrets.token_bytes(32))
-    shown = peer_id_of(wanted).extract_public_key()
-    assert shown is not None
-    private: Any = mine.private_key
-    key = Forged(private.impl)
-    key.shown = shown
-    return KeyPair(key, shown)
-
-
 async def test_plaintext_cannot_be_dialled(victim: Victim) -> None:
-    keys = create_new_key_pair(secrets.token_bytes(32))
+    keys = new_keys()
     async with attacker(keys, {PLAINTEXT_PROTOCOL_ID: InsecureTransport(keys)}) as host:
-        host.get_network().retry_config.max_retries = 0
-        with pytest.raises(Exception, match="unable to connect"):
-            await host.connect(info_from_p2p_addr(victim.address))
+        with pytest.raises(Exception, match="fail"):
+            await connection(host, victim.target)
     await victim.serves()
 
 
@@ -187,9 +146,8 @@ async def test_a_stranger_with_a_public_key_does_not_pass_for_its_owner(
     security = {PLAINTEXT_PROTOCOL_ID: InsecureTransport(keys)}
     before = len(victim.callers)
     async with attacker(keys, security if way == "plaintext" else noise_only(keys)) as host:
-        host.get_network().retry_config.max_retries = 0
         with trio.move_on_after(2), pytest.raises(Exception):  # noqa: B017, PT011, PT012
-            stream = await attack_stream(host, victim, ECHO)
+            stream = await stream_to(host, victim.target, ECHO)
             await stream.read(1)
     assert len(victim.callers) == before
     await victim.serves()
@@ -227,19 +185,19 @@ async def test_garbage_and_half_open_connections_keep_nobody_out(victim: Victim)
 async def test_connections_that_ended_do_not_use_up_the_inbound_slots(victim: Victim) -> None:
     for _ in range(BOUNDS.inbound_connections + 3):
         async with attacker() as host:
-            stream = await attack_stream(host, victim, ECHO)
+            stream = await stream_to(host, victim.target, ECHO)
             await stream.write(b"\0\0\0\x01x")
             assert await stream.read(5) == b"\0\0\0\x01x"
     await victim.serves()
 
 
 async def test_one_peer_gets_only_its_share_of_connections(victim: Victim) -> None:
-    keys = create_new_key_pair(secrets.token_bytes(32))
+    keys = new_keys()
     async with attacker(keys) as host:
         network = host.get_network()
         peer_id = peer_id_of(victim.node.key)
         for _ in range(BOUNDS.connections_per_peer + 4):
-            await network.dial_addr(victim.address, peer_id)
+            await network.dial_addr(victim.target.multiaddr, peer_id)
         swarm: Any = victim.node._swarm  # pyright: ignore[reportPrivateUsage]
         mine = ID.from_pubkey(keys.public_key)
         while len(swarm.live_connections(mine)) > BOUNDS.connections_per_peer:  # noqa: ASYNC110
@@ -255,7 +213,7 @@ async def test_garbage_on_every_protocol_ends_only_that_stream(victim: Victim) -
     async with attacker() as host:
         for protocol in protocols:
             for payload in (b"\xc8\x01" + noise, b"\xc8\x01" + noise[:50], b"\xff" * 64, b"\0"):
-                stream = await attack_stream(host, victim, protocol)
+                stream = await stream_to(host, victim.target, protocol)
                 await stream.write(payload)
                 await stream.close()
     await victim.serves()
@@ -263,7 +221,7 @@ async def test_garbage_on_every_protocol_ends_only_that_stream(victim: Victim) -
 
 async def test_nonsense_in_place_of_a_protocol_name_ends_that_stream(victim: Victim) -> None:
     async with attacker() as host:
-        await host.connect(info_from_p2p_addr(victim.address))
+        await connection(host, victim.target)
         conn = host.get_network().get_connections(peer_id_of(victim.node.key))[0]
         for payload in (
             b"\xff" * 32,
@@ -276,31 +234,26 @@ async def test_nonsense_in_place_of_a_protocol_name_ends_that_stream(victim: Vic
             stream = await conn.new_stream()
             if payload:
                 await stream.write(payload)
-        await read_to_the_end(stream)
+        await until_cut(stream)
     await victim.serves()
 
 
 async def test_a_frame_over_the_limit_ends_its_stream(victim: Victim) -> None:
     async with attacker() as host:
-        stream = await attack_stream(host, victim, ECHO)
+        stream = await stream_to(host, victim.target, ECHO)
         await stream.write((limits.MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
-        await read_to_the_end(stream)
+        await until_cut(stream)
     assert [type(exc) for exc in victim.errors] == [RemoteProtocolError]
     await victim.serves()
 
 
-async def open_streams_raw(host: Any, victim: Victim, count: int) -> None:
-    """Open ``count`` streams by their bare yamux frames, waiting for no answer."""
-    await host.connect(info_from_p2p_addr(victim.address))
-    conn = host.get_network().get_connections(peer_id_of(victim.node.key))[0]
-    secured = conn.muxed_conn.secured_conn
-    for stream_id in range(100_001, 100_001 + 2 * count, 2):
-        await secured.write(struct.pack("!BBHII", 0, 1, 1, stream_id, 0))
+def opened(count: int) -> list[bytes]:
+    return [yamux(WINDOW, SYN, each, 0) for each in range(100_001, 100_001 + 2 * count, 2)]
 
 
 async def test_streams_over_the_share_of_a_peer_are_reset(victim: Victim) -> None:
     async with attacker() as host:
-        await open_streams_raw(host, victim, 100)
+        await send_raw(host, victim.target, *opened(100))
         await victim.serves()
         swarm: Any = victim.node._swarm  # pyright: ignore[reportPrivateUsage]
         held = swarm.live_connections(host.get_id())[0].muxed_conn
@@ -311,18 +264,17 @@ async def test_streams_over_the_share_of_a_peer_are_reset(victim: Victim) -> Non
 
 
 async def test_a_peer_that_floods_with_streams_is_shut_out_for_a_while(victim: Victim) -> None:
-    keys = create_new_key_pair(secrets.token_bytes(32))
+    keys = new_keys()
     swarm: Any = victim.node._swarm  # pyright: ignore[reportPrivateUsage]
     async with attacker(keys) as host:
         with suppress(Exception):
-            await open_streams_raw(host, victim, 1_000)
+            await send_raw(host, victim.target, *opened(1_000))
         while swarm.live_connections(host.get_id()):  # noqa: ASYNC110
             await trio.sleep(0.02)
         await victim.serves()
     async with attacker(keys) as host:
-        host.get_network().retry_config.max_retries = 0
         with suppress(Exception):  # it may notice only at its first stream
-            await host.connect(info_from_p2p_addr(victim.address))
+            await connection(host, victim.target)
         while not victim.node.status().connections_refused.get("barred"):  # noqa: ASYNC110
             await trio.sleep(0.02)
         assert not swarm.live_connections(host.get_id())
@@ -332,7 +284,7 @@ async def test_a_peer_that_floods_with_streams_is_shut_out_for_a_while(victim: V
 
 async def test_a_peer_that_ignores_its_window_loses_its_connection(victim: Victim) -> None:
     async with attacker() as host:
-        stream = await attack_stream(host, victim, DEAF)
+        stream = await stream_to(host, victim.target, DEAF)
         muxed = stream.muxed_stream
         with pytest.raises(Exception):  # noqa: B017, PT011, PT012
             while True:
@@ -341,98 +293,22 @@ async def test_a_peer_that_ignores_its_window_loses_its_connection(victim: Victi
     await victim.serves()
 
 
-def signed(keys: KeyPair, data: bytes, number: int, **changes: Any) -> rpc_pb2.Message:
-    message = rpc_pb2.Message(
-        data=data,
-        topicIDs=[TOPIC],
-        from_id=ID.from_pubkey(keys.public_key).to_bytes(),
-        seqno=struct.pack(">Q", number),
-    )
-    body = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
-    message.signature = keys.private_key.sign(body)
-    message.key = keys.public_key.serialize()
-    for name, value in changes.items():
-        setattr(message, name, value)
-    return message
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes((*out, number))
-
-
-def rpc(*messages: rpc_pb2.Message) -> bytes:
-    return framed(rpc_pb2.RPC(publish=messages).SerializeToString())
-
-
-def framed(body: bytes) -> bytes:
-    return varint(len(body)) + body
-
-
-def control_junk() -> bytes:
-    control = rpc_pb2.ControlMessage()
-    control.ihave.append(rpc_pb2.ControlIHave(topicID="nope"))
-    control.graft.append(rpc_pb2.ControlGraft(topicID="nope"))
-    control.prune.append(rpc_pb2.ControlPrune(topicID="nope", backoff=1 << 40))
-    exchange = rpc_pb2.ControlPrune(topicID=TOPIC)
-    peer = exchange.peers.add()
-    peer.peerID = peer.signedPeerRecord = b"junk"
-    control.prune.append(exchange)
-    return framed(rpc_pb2.RPC(control=control).SerializeToString())
-
-
-def bad_record(keys: KeyPair) -> bytes:
-    message = rpc_pb2.RPC(publish=[signed(keys, b"its record is not looked at", 90)])
-    message.senderRecord = b"\x99" * 40
-    return framed(message.SerializeToString())
-
-
-JUNK: dict[str, Callable[[KeyPair], bytes]] = {
-    "random bytes": lambda _keys: framed(secrets.token_bytes(300)),
-    "a junk key": lambda keys: rpc(signed(keys, b"the id has it", 1, key=b"\xff\xff\xff")),
-    "a hashed id and a junk key": lambda keys: rpc(
-        signed(keys, b"unheard", 2, key=b"\xff" * 3, from_id=b"\x12\x20" + bytes(32))
-    ),
-    "a short id": lambda keys: rpc(signed(keys, b"unheard", 3, from_id=b"\x01")),
-    "a topic that is no text": lambda _keys: framed(
-        b"\x12\x0e\x0a\x02\x01\x02\x12\x01a\x1a\x01b\x22\x02\xff\xfe"
-    ),
-    "a subscription that is no text": lambda _keys: framed(b"\x0a\x06\x08\x01\x12\x02\xff\xfe"),
-    "a bad signature": lambda keys: rpc(signed(keys, b"unheard", 4, signature=bytes(64))),
-    "someone else's signature": lambda keys: rpc(
-        signed(keys, b"unheard", 5, from_id=b"\0\x24\x08\x01\x12\x20" + bytes(32))
-    ),
-    "a bad record": bad_record,
-    "control junk": lambda _keys: control_junk(),
-    "a raising validator": lambda keys: rpc(signed(keys, b"boom", 6)),
-    "too large a payload": lambda keys: rpc(signed(keys, bytes(limits.MAX_GOSSIP_BYTES + 1), 7)),
-    "a message in two topics": lambda keys: rpc(
-        rpc_pb2.Message(data=b"unheard", topicIDs=[TOPIC, "x"])
-    ),
-    "ten megabytes": lambda _keys: varint(10 << 20) + bytes(100_000),
-    "an endless length": lambda _keys: b"\xff" * 4096,
-}
-
-
 async def test_junk_gossip_is_neither_heard_nor_deadly(victim: Victim) -> None:
-    keys = create_new_key_pair(secrets.token_bytes(32))
+    keys = new_keys()
     async with attacker(keys) as host:
         for name, make in JUNK.items():
-            stream = await attack_stream(host, victim, MESHSUB)
+            stream = await stream_to(host, victim.target, MESHSUB)
             await stream.write(make(keys))
-            if name in {"ten megabytes", "an endless length", "random bytes"}:
-                await read_to_the_end(stream)
+            if name in ENDS_THE_STREAM:
+                await until_cut(stream)
             await trio.sleep(0.02)
             assert victim.node.starts == 1, name
-        stream = await attack_stream(host, victim, MESHSUB)
+        stream = await stream_to(host, victim.target, MESHSUB)
         await stream.write(rpc(signed(keys, b"good", 1_000)))
         while b"good" not in victim.heard:  # noqa: ASYNC110
             await trio.sleep(0.02)
     await victim.serves()
-    assert not {b"unheard", b"boom"} & set(victim.heard)
+    assert not {JUNK_MARK, b"boom"} & set(victim.heard)
 
 
 async def test_a_peer_that_gossips_too_fast_is_cut_down_to_its_share(
@@ -440,14 +316,14 @@ async def test_a_peer_that_gossips_too_fast_is_cut_down_to_its_share(
 ) -> None:
     bounds = PeerBounds(gossip_burst=10, gossip_per_second=0.001)
     node = Libp2pNetwork(sha256(b"victim").digest(), bounds=bounds)
-    keys = create_new_key_pair(secrets.token_bytes(32))
+    keys = new_keys()
     heard: list[bytes] = []
     with trio.fail_after(20):
         await nursery.start(node.run)
         async with node.subscribe(TOPIC, lambda _peer, _payload: True) as messages:
             async with attacker(keys) as host:
                 victim = Victim(node, node)
-                stream = await attack_stream(host, victim, MESHSUB)
+                stream = await stream_to(host, victim.target, MESHSUB)
                 await stream.write(
                     b"".join(rpc(signed(keys, bytes([each]), each)) for each in range(50))
                 )
