@@ -26,6 +26,7 @@ from robocompute_node.services.blob_flow import (
     Withdrawn,
 )
 from robocompute_node.services.conversation import expect, hear, hear_or_end, say
+from robocompute_protocol import limits
 from robocompute_protocol.errors import RemoteProtocolError, StoreError
 from robocompute_protocol.identifiers import Digest, NodeKey
 from robocompute_protocol.messages import (
@@ -111,6 +112,42 @@ def chunks_of(manifest: Manifest) -> tuple[Digest, ...]:
     return tuple(dict.fromkeys(chunk for file in manifest.files for chunk in file.chunks))
 
 
+class _Going:
+    """How far one transfer has come, over all its tries."""
+
+    def __init__(self) -> None:
+        self.moved = 0
+        self.mark = (-1, 0)
+
+    def reached(self, number: int, place: int) -> None:
+        """Note a place in a round that only real progress gets beyond."""
+        self.mark = max(self.mark, (number, place))
+
+
+async def _resume(attempt: Callable[[], Awaitable[None]], going: _Going) -> None:
+    """Make ``attempt`` again after cuts, for as long as it gets any further.
+
+    One that never moved anything fails at once: another peer may do better.
+    """
+    pauses = iter(RESUME_PAUSES)
+    while True:
+        before = going.mark
+        try:
+            await attempt()
+        except ChunksGone:
+            raise
+        except PeerGone as exc:
+            if going.mark > before:
+                pauses = iter(RESUME_PAUSES)
+            pause = next(pauses, None)
+            if pause is None or not going.moved:
+                raise
+            log.info("a transfer was cut and goes on in %g s: %s", pause, exc)
+            await trio.sleep(pause)
+        else:
+            return
+
+
 class BlobExchange:
     """Serves other nodes' pushes and pulls, and makes our own."""
 
@@ -130,32 +167,32 @@ class BlobExchange:
         self._may_store = may_store
         self._direct = direct
         self._work = work
-        self._intake = Intake()
+        self.intake = Intake()
         self._serving: Counter[NodeKey] = Counter()
-        self._moved = 0
 
     def register(self) -> None:
         """Answer ``/robocompute/blob/1``."""
-        self._network.serve(PROTOCOL_BLOB, self._serve)
+        self._network.serve(PROTOCOL_BLOB, self.answer)
         if self._direct is not None:
-            self._direct.serve(PROTOCOL_BLOB, self._serve)
+            self._direct.serve(PROTOCOL_BLOB, self.answer)
 
     async def push(self, peer: NodeKey, chunks: tuple[Digest, ...], *, told: Told) -> int:
         """Make sure ``peer`` has ``chunks``; return how many bytes had to travel.
 
         ``told(sent, wanted)`` counts chunks as they go. Raises: PeerGone, PeerRefused.
         """
-        before = self._moved
+        going = _Going()
 
         async def attempt() -> None:
             async with self._network.open(peer, PROTOCOL_BLOB) as stream:
-                if await self._push_over(stream, chunks, told, few_only=self._direct is not None):
+                few_only = self._direct is not None
+                if await self._push_over(stream, chunks, told, going, few_only=few_only):
                     return
             async with self._best(peer) as stream:
-                await self._push_over(stream, chunks, told, few_only=False)
+                await self._push_over(stream, chunks, told, going, few_only=False)
 
-        await self._resume(attempt)
-        return self._moved - before
+        await _resume(attempt, going)
+        return going.moved
 
     async def pull(self, peer: NodeKey, chunks: tuple[Digest, ...]) -> None:
         """Fetch the chunks that are not here yet.
@@ -164,6 +201,7 @@ class BlobExchange:
             PeerGone: also when the peer no longer has one.
             RemoteProtocolError: what it sent is not what was asked for; nothing of that is kept.
         """
+        going = _Going()
 
         async def attempt() -> None:
             wanted = self._blobs.missing(chunks)
@@ -173,30 +211,10 @@ class BlobExchange:
             way = self._best(peer) if much else self._network.open(peer, PROTOCOL_BLOB)
             async with way as stream:
                 for some in in_rounds(wanted):
-                    await self._receive(stream, some, ours=True)
+                    await self._receive(stream, some, ours=going)
                     await expect(stream, BlobMessage, Stored, timeout_s=STEP_SECONDS)
 
-        await self._resume(attempt)
-
-    async def _resume(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Make ``attempt`` again after cuts, for as long as something moves in between."""
-        pauses, ever = iter(RESUME_PAUSES), False
-        while True:
-            before = self._moved
-            try:
-                await attempt()
-            except ChunksGone:
-                raise
-            except PeerGone as exc:
-                if self._moved > before:
-                    pauses, ever = iter(RESUME_PAUSES), True
-                pause = next(pauses, None)
-                if pause is None or not ever:
-                    raise
-                log.info("a transfer was cut and goes on in %g s: %s", pause, exc)
-                await trio.sleep(pause)
-            else:
-                return
+        await _resume(attempt, going)
 
     @asynccontextmanager
     async def _best(self, peer: NodeKey) -> AsyncGenerator[FrameStream]:
@@ -215,14 +233,22 @@ class BlobExchange:
     # --- one round, either way ------------------------------------------------------------------
 
     async def _push_over(
-        self, stream: FrameStream, chunks: tuple[Digest, ...], told: Told, *, few_only: bool
+        self,
+        stream: FrameStream,
+        chunks: tuple[Digest, ...],
+        told: Told,
+        going: _Going,
+        *,
+        few_only: bool,
     ) -> bool:
         """Offer ``chunks`` and send what is wanted; with ``few_only``, False where that is much."""
-        for some in in_rounds(chunks):
+        for number, some in enumerate(in_rounds(chunks)):
             await say(stream, Have(chunks=some))
             want = await expect(stream, BlobMessage, Want, timeout_s=STEP_SECONDS)
             if not set(want.chunks) <= set(some) or len(set(want.chunks)) != len(want.chunks):
                 raise RemoteProtocolError("the peer wants chunks that it was not offered")
+            # What the peer says it lacks, not what was sent: a peer may swallow and store nothing.
+            going.reached(number, want.offset - len(want.chunks) * limits.MAX_CHUNK_BYTES)
             if few_only and len(want.chunks) >= MUCH_CHUNKS:
                 return False
 
@@ -233,40 +259,42 @@ class BlobExchange:
             try:
                 await sending.chunks(want.chunks, self._read, told=count, answered=True)
             finally:
-                self._moved += sending.sent
+                going.moved += sending.sent
         return True
 
     async def _read(self, chunk: Digest) -> bytes:
         return await self._work(partial(self._blobs.get, chunk))
 
     async def _receive(
-        self, stream: FrameStream, wanted: tuple[Digest, ...], *, ours: bool
+        self, stream: FrameStream, wanted: tuple[Digest, ...], *, ours: _Going | None = None
     ) -> None:
         """Take in one round of chunks. Whatever ends it, what came whole is kept and granted."""
-        async with self._intake.share(stream.peer) as credit:
-            receiving = Receiving(stream, self._intake, wanted, credit)
+        async with self.intake.share(stream.peer) as credit:
+            receiving = Receiving(stream, self.intake, wanted, credit)
             await receiving.ask()
             new: list[Digest] = []
             try:
                 for chunk in receiving.wanted:
                     data = await receiving.chunk(chunk)
-                    if not ours and not self._may_store(stream.peer, len(data)):
+                    if ours is None and not self._may_store(stream.peer, len(data)):
                         await say(stream, NOT_EXPECTED)
                         raise RemoteProtocolError(NOT_EXPECTED.message, code=NOT_EXPECTED.code)
                     if not await self._work(partial(self._blobs.keep, chunk, data)):
                         raise RemoteProtocolError("a chunk's bytes do not fit its digest")
                     new.append(chunk)
-                    if not ours and len(new) >= GRANT_CHUNKS:
+                    if ours is None and len(new) >= GRANT_CHUNKS:
                         self._access.grant(stream.peer, tuple(new))
                         new.clear()
             finally:
-                self._moved += receiving.received
-                if not ours and new:
+                if ours is not None:
+                    ours.moved += receiving.received
+                    ours.reached(0, ours.moved)
+                elif new:
                     self._access.grant(stream.peer, tuple(new))
 
     # --- answering ------------------------------------------------------------------------------
 
-    async def _serve(self, stream: FrameStream) -> None:
+    async def answer(self, stream: FrameStream) -> None:
         peer = stream.peer
         if self._serving[peer] >= STREAMS_PER_PEER or self._serving.total() >= STREAMS:
             await hear(stream, BlobMessage, timeout_s=STEP_SECONDS)
@@ -274,13 +302,13 @@ class BlobExchange:
             return
         self._serving[peer] += 1
         try:
-            await self._answer(stream)
+            await self._rounds(stream)
         finally:
             self._serving[peer] -= 1
             if not self._serving[peer]:
                 del self._serving[peer]
 
-    async def _answer(self, stream: FrameStream) -> None:
+    async def _rounds(self, stream: FrameStream) -> None:
         late = 0
         for _ in range(MAX_ROUNDS + MAX_LATE_CREDITS):
             message: Message | None = await hear_or_end(
@@ -311,7 +339,7 @@ class BlobExchange:
             await say(stream, NOT_EXPECTED)
             return
         else:
-            await self._receive(stream, wanted, ours=False)
+            await self._receive(stream, wanted)
         await say(stream, Stored())
 
     async def _give(self, stream: FrameStream, want: Want) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import trio
 
@@ -28,7 +28,7 @@ from robocompute_protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     from robocompute_protocol.identifiers import Digest, NodeKey
 
@@ -38,6 +38,8 @@ STEP_SECONDS: Final = 30.0
 """Nothing for this long on a transfer is a dead peer."""
 CHUNK_SECONDS: Final = 120.0
 """One chunk, from its first part to its last: under 9 kB/s nothing is worth waiting for."""
+STORING_SECONDS: Final = 60.0
+"""From a round's last part until the receiver says that all is on its disk."""
 PEER_BYTES: Final = 8_388_608
 """Allowed to one peer at once over all its transfers: two whole credits."""
 ALL_BYTES: Final = 67_108_864
@@ -225,13 +227,13 @@ class Sending:
                     await self._chunk(chunk, await read(chunk), self._offset)
                     self._offset = 0
                 if answered:
-                    with trio.fail_after(STEP_SECONDS + CHUNK_SECONDS):
+                    with trio.move_on_after(STORING_SECONDS):
                         await self._answered.wait()
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             _raise_clearest(group)
-        except trio.TooSlowError:
-            raise PeerGone("the peer does not say that it stored what it wanted") from None
+        if answered and not self._answered.is_set():
+            raise PeerGone("the peer does not say that it stored what it wanted")
 
     async def _chunk(self, chunk: Digest, data: bytes, offset: int) -> None:
         if offset > len(data):
@@ -281,7 +283,13 @@ def _raise_clearest(group: BaseExceptionGroup[BaseException]) -> NoReturn:
     _, others = group.split(trio.Cancelled)
     if others is None:
         raise group
-    error: BaseException = others
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    raise error from None
+    raise next(_leaves(others)) from None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    each: BaseException
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(cast("BaseExceptionGroup[BaseException]", each))
+        else:
+            yield each
