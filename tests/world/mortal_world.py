@@ -38,7 +38,7 @@ PROCESSES: Final = ("chain", "provider-1", "client-1")
 """In the order in which they are started again."""
 MORTAL: Final = Path(__file__).with_name("mortal.py")
 PATIENCE_S: Final = 120.0
-"""For one job with a death in it, on a machine that may be busy."""
+"""For one job, or what is left of it after a death in it, on a machine that may be busy."""
 POLL_S: Final = 0.1
 WITHDRAWN: Final = MicroUnits(1_000)
 """A tenth of a second's pay: less than any job here earns its provider in the end."""
@@ -141,7 +141,8 @@ class MortalWorld:
         deadline = time.monotonic() + PATIENCE_S
         last: Exception | None = None
         while True:
-            self.revive()
+            if self.revive():
+                deadline = time.monotonic() + PATIENCE_S
             try:
                 if seen := look():
                     return seen

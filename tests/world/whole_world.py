@@ -43,6 +43,8 @@ CHISEL = (sys.executable, "-c", "from chisel.cli import main; raise SystemExit(m
 NODE = (sys.executable, "-m", "robocompute_node")
 PATIENCE_S = 60.0
 """For whatever takes well under a second to some seconds: the machine may be busy."""
+REPLAYED_S = 240.0
+"""For a validator that was killed, and replays all since its last snapshot: 38 s were seen."""
 HORIZON_S = 6
 LONG_HORIZON_S = 40
 LONG_FIRST_TICK_S = 10
@@ -206,7 +208,7 @@ class WholeWorld:
             environment = chain.environment(os.environ)
             command = [*(under or chain.command()[:1]), *chain.command()[1:], *also]
             self._started.append(start(name, command, log=log, env=environment))
-            wait_until("the chain's answer", chain.ready)
+            wait_until("the chain's answer", chain.ready, within_s=REPLAYED_S)
             return
         self._hang_up(name)
         address = load_config(self.data(name)).api_address_path
@@ -379,7 +381,10 @@ def processes_naming(folder: str) -> list[Path]:
 
 def processes_inside(folder: Path) -> list[Path]:
     """Processes that see part of ``folder`` mounted: those in its sandboxes."""
-    part = f"/{folder.parent.name}/{folder.name}/".encode()
+    mount = next(above for above in folder.parents if above.is_mount())
+    # A mount is told by its path within its own file system. The whole of it, for other runs of
+    # these tests have folders whose last parts are called the same.
+    part = f"/{folder.relative_to(mount)}/".encode()
     found: list[Path] = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
