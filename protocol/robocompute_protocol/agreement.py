@@ -127,6 +127,8 @@ class ClientAgreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ticks: int = 0
     started_ms: Millis = Millis(0)
     """Lease start by this node's clock; 0 before the first tick."""
+    resumed: bool = False
+    """Restarted since the last tick, perhaps with another clock: nothing more is promised until then."""
     reason: str = ""
     """Why it was cancelled or refused."""
     receipt: Signed | None = None
@@ -326,7 +328,8 @@ def _advance_client(
                 new,
                 leased_ms=max(old.leased_ms, event.prepaid_ms),
                 ticks=old.ticks + (event.prepaid_ms > old.leased_ms),
-                started_ms=old.started_ms or Millis(event.at_ms - event.elapsed_ms),
+                started_ms=_started(old, Millis(event.at_ms - event.elapsed_ms)),
+                resumed=False,
             )
             if phase is C.LOST:
                 return new, (SendCancel(reason="provider_lost"),)
@@ -349,7 +352,7 @@ def _advance_client(
         case ExtensionFellDue():
             if phase is not C.ACTIVE:
                 return new, ()
-            if old.prepaid_ms == old.leased_ms:
+            if old.prepaid_ms == old.leased_ms and not old.resumed:
                 new = replace(new, prepaid_ms=max(old.prepaid_ms, event.prepaid_ms))
             return new, (SendExtension(prepaid_ms=new.prepaid_ms),)
         case CancelRequested():
@@ -363,8 +366,16 @@ def _advance_client(
         case ResultsStored():
             return new, (SendKept(),)
         case Restarted():
-            return new, _renewed_by_client(new)
+            return replace(new, resumed=phase is C.ACTIVE), _renewed_by_client(new)
     assert_never(event)
+
+
+def _started(old: ClientAgreement, told: Millis) -> Millis:
+    """Return when the lease began: after a restart the later of what is known and told.
+
+    By a clock that was set forward it would be earlier, and more be paid ahead than the horizon.
+    """
+    return max(old.started_ms, told) if old.resumed else old.started_ms or told
 
 
 def _renewed_by_client(state: ClientAgreement) -> tuple[ClientEffect, ...]:
@@ -372,10 +383,7 @@ def _renewed_by_client(state: ClientAgreement) -> tuple[ClientEffect, ...]:
         case C.ORDERED:
             return (SendOrder(),)
         case C.ACTIVE:
-            attach: tuple[ClientEffect, ...] = (AttachJob(),)
-            if state.prepaid_ms > state.leased_ms:
-                return (*attach, SendExtension(prepaid_ms=state.prepaid_ms))
-            return attach
+            return (AttachJob(), SendExtension(prepaid_ms=state.prepaid_ms))
         case C.CANCELLING:
             return (SendCancel(reason=state.reason),)
         case C.ENDED:

@@ -77,8 +77,9 @@ def next_extension(
     """Return when the next voucher is due, in elapsed time, and the prepaid total it brings.
 
     The first tick is extended when half of it is left, later ones when nine tenths of the horizon
-    are. It may be overdue: then the total counts from ``elapsed_ms``. The total is never more than
-    the horizon ahead, nor one tick longer than ``MAX_TICK``. Extend no further before the last
+    are. It may be overdue: then the total counts from ``elapsed_ms``, but not from later than the
+    prepaid time's end, for nothing was delivered after that. The total is never more than the
+    horizon ahead, nor one tick longer than ``MAX_TICK``. Extend no further before the last
     extension was answered with a tick: otherwise an unreachable provider would be paid on.
     """
     horizon = terms.horizon_ms
@@ -87,7 +88,8 @@ def next_extension(
     else:
         left_at_due = horizon * 9 // 10
     due = max(0, prepaid_ms - left_at_due)
-    total = min(max(due, elapsed_ms) + horizon, prepaid_ms + limits.MAX_TICK)
+    delivered = min(elapsed_ms, prepaid_ms)
+    total = min(max(due, delivered) + horizon, prepaid_ms + limits.MAX_TICK)
     return Millis(due), Millis(total)
 
 

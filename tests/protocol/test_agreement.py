@@ -261,7 +261,7 @@ def test_a_lost_provider_is_written_off_and_a_late_receipt_still_counts() -> Non
     ("phase", "effects"),
     [
         (C.ORDERED, (steps.SendOrder(),)),
-        (C.ACTIVE, (steps.AttachJob(),)),
+        (C.ACTIVE, (steps.AttachJob(), steps.SendExtension(prepaid_ms=FIRST))),
         (C.CANCELLING, (steps.SendCancel(reason=""),)),
         (C.ENDED, (steps.FetchResults(),)),
         (C.KEPT, (steps.SendKept(),)),
@@ -272,7 +272,8 @@ def test_a_lost_provider_is_written_off_and_a_late_receipt_still_counts() -> Non
 def test_a_restarted_client_goes_on_where_it_was(
     phase: C, effects: tuple[steps.ClientEffect, ...]
 ) -> None:
-    assert told(client(phase), steps.Restarted()) == (client(phase), effects)
+    resumed = replace(client(phase), resumed=phase is C.ACTIVE)
+    assert told(client(phase), steps.Restarted()) == (resumed, effects)
 
 
 def test_a_restarted_client_sends_again_the_promise_that_nobody_answered() -> None:

@@ -281,6 +281,9 @@ class RentalLink:
                 record = self.record
                 if record.state.phase is not ClientPhase.ACTIVE:
                     return True
+                if record.state.resumed:  # the answer says how long the lease has run
+                    await self._extend(stream, record.state.prepaid_ms)
+                    continue
                 due, total = rules.next_extension(
                     record.terms,
                     elapsed_ms=self._book.elapsed(record),
