@@ -159,7 +159,7 @@ def provider(folder: Path, clock: Clock) -> Generator[tuple[PayDesk, list[Client
         )
         offering = Offering(
             offer_of(NodeConfig(data_dir=folder), MACHINE, standing)(clock.now_ms(), ()),
-            ProgramView(chain, WALLET, MINT, genesis=lambda: None),
+            ProgramView(chain, clock, WALLET, MINT, genesis=lambda: None),
             quiet, clock, min_challenge_s=600, leases=lambda: CLIENTS,
         )  # fmt: skip
         network = FakeNetwork(FakeHub(), PROVIDER.node_key)

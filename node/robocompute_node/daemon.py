@@ -134,6 +134,7 @@ class _Node:
         self._access = BlobAccess(store, self._blobs)
         self._program = ProgramView(
             chain,
+            self._clock,
             wallet,
             config.chain.mint,
             genesis=lambda: chain.genesis_hash,

@@ -19,7 +19,9 @@ import trio
 from robocompute_node.chain_link import chain_link
 from robocompute_node.chain_probe import require_chain
 from robocompute_node.chain_report import authority_text
+from robocompute_node.clocks import Clock
 from robocompute_node.config_file import load_config
+from robocompute_node.core.chain_clock import ClockWatch, Reading, clock_text
 from robocompute_node.core.deployment_policy import objection_to_deployment
 from robocompute_node.keys import load_api_key, load_key, load_wallet_address
 from robocompute_node.ports import holder_of
@@ -104,7 +106,7 @@ async def _chain(config: NodeConfig) -> list[Finding]:
     try:
         genesis = await require_chain(config)
         chain = _good("chain", f"{config.chain.where}, genesis {genesis}")
-        return [chain, await _program(config)]
+        return [chain, await _program(config), await _clock(config)]
     except RoboComputeError as exc:
         return [_missing("chain", str(exc))]
 
@@ -123,6 +125,18 @@ async def _program(config: NodeConfig) -> Finding:
     paused = "; PAUSED: no new deposits and channels" if settings.paused else ""
     text = f"{to_base58(program_id)}, may be upgraded by {authority_text(program.authority)}"
     return _good("settlement program", f"{text}, admin {to_base58(settings.admin)}{paused}")
+
+
+async def _clock(config: NodeConfig) -> Finding:
+    """Whether this machine's clock agrees with the chain's."""
+    async with SolanaSettlement(**chain_link(config.chain)) as chain:
+        reading = Reading(Clock().now_ms(), await chain.time_s())
+    told = clock_text(reading.ahead_ms)
+    if ClockWatch(last=reading).off_ms == 0:
+        return _good("clock", told)
+    text = f"{told}: set it right, unless the chain stands still or lags behind"
+    bad = Verdict.MISSING if config.is_provider else Verdict.LESS
+    return Finding(what="clock", verdict=bad, text=text)
 
 
 def _sandbox_findings(*, needed: bool) -> list[Finding]:

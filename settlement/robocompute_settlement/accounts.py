@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from solders.pubkey import Pubkey
 from solders.token import ID as TOKEN_PROGRAM
 
 from robocompute_protocol.errors import ChainRefused
@@ -40,6 +41,10 @@ STAKE_MINT_AT: Final = 40
 _TOKEN: Final = Struct("<32s32sQ36xB")
 """mint, owner, amount, delegate, state"""
 CLASSIC_TOKENS: Final = Address(bytes(TOKEN_PROGRAM))
+_TIME: Final = Struct("<QqQQq")
+"""slot, start of the epoch, epoch, epoch of the next leaders, Unix time"""
+CLOCK: Final = Address(bytes(Pubkey.from_string("SysvarC1ock11111111111111111111111111111111")))
+"""The account in which a chain keeps its time."""
 TOKEN_ACCOUNT_BYTES: Final = 165
 """The size of a classic token account."""
 
@@ -182,3 +187,10 @@ def token_amount(account: ChainAccount) -> MicroUnits:
     if found is None:
         raise ChainRefused("the account is no token account")
     return found.amount
+
+
+def decode_time(account: ChainAccount) -> int:
+    """Return the Unix time that ``CLOCK`` holds. Raises: ChainRefused when it is no clock."""
+    if len(account.data) != _TIME.size:
+        raise ChainRefused(f"the chain's clock has {len(account.data)} bytes")
+    return _TIME.unpack(account.data)[4]

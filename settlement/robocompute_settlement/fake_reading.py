@@ -99,6 +99,10 @@ class FakeReader(AddressBook):
                 sorted((each for each in held if each.mint == mint), key=lambda each: each.stake)
             )
 
+    async def time_s(self) -> int:
+        async with self._chain.asked():
+            return self._now_s
+
     async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
         async with self._chain.asked():
             return MicroUnits(self._chain.ledger.tokens[owner, mint])

@@ -194,6 +194,16 @@ class Settlement(Protocol):
         """Every stake of ``mint``, in the order of their addresses: confirmed, as of one moment."""
         ...
 
+    async def time_s(self) -> int:
+        """The newest confirmed block's time, by which the program decides: Unix seconds.
+
+        A cluster's time is its validators' estimate. It never goes back, and stands while the
+        cluster does.
+
+        Raises: ChainBusy.
+        """
+        ...
+
     async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
         """What the owner's associated token account holds; 0 when there is none."""
         ...

@@ -162,6 +162,12 @@ class SolanaReader(AddressBook):
     async def token_balance(self, owner: Address, mint: Address) -> MicroUnits:
         return await self._tokens(associated_token_account(owner, mint))
 
+    async def time_s(self) -> int:
+        clock = await self.account(accounts.CLOCK)
+        if clock is None:
+            raise ChainBusy("the endpoint does not tell the chain's time")
+        return accounts.decode_time(clock)
+
     async def account(self, address: Address) -> ChainAccount | None:
         """Anybody's account, as it is."""
         with deadline(READ_DEADLINE_S):

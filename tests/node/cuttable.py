@@ -98,6 +98,10 @@ class CuttableSettlement(FakeSettlement):
         self._reach()
         return await super().stake_of(owner, mint, at=at)
 
+    async def time_s(self) -> int:
+        self._reach()
+        return await super().time_s()
+
     async def signatures(self, address: Address, *, limit: int = 10) -> tuple[str, ...]:
         self._reach()
         return await super().signatures(address, limit=limit)

@@ -192,6 +192,7 @@ class FakeNode:
         source = None
         self.program = ProgramView(
             self.chain,
+            self.world.clock,
             self.wallet,
             USDC,
             genesis=lambda: self.world.genesis,
@@ -344,9 +345,8 @@ class FakeNode:
         await services.start(self.lettings.run)
         await services.start(self.lettings.never.run, self.chain)
         self.desk.register()
-        PayDesk(
-            network, self.chain, self.store, self.lettings, self.earnings, self.offering
-        ).register()
+        books = (self.store, self.lettings, self.earnings)
+        PayDesk(network, self.chain, *books, self.offering).register()
         JobFeed(network, self.executor, self.lettings, runs).register()
         bid_desk = BidDesk(
             network, clock, self.market, self.offering, self.desk,

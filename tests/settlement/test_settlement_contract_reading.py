@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 PATIENCE_S = 120.0
 
 
+async def test_the_chains_time_is_the_programs_and_goes_on(pair: Pair) -> None:
+    first = await pair.wallet.time_s()
+    assert first <= pair.world.now_s() <= first + PATIENCE_S
+    await pair.world.pass_time(5)
+    later = await pair.wallet.time_s()
+    assert later >= first + 5
+    channel = await pair.open()
+    await pair.wallet.request_close(channel)
+    closing = await pair.wallet.channel(channel.channel)
+    assert closing is not None
+    asked = closing.close_at_s - channel.challenge_s
+    assert later <= asked <= await pair.wallet.time_s()
+
+
 async def test_all_channels_of_a_payer_or_payee_are_found(pair: Pair) -> None:
     mint = pair.world.usdc
     assert await pair.wallet.channels_of(pair.client.address) == ()

@@ -148,6 +148,8 @@ class Offering:
             )
         if self._program.unsafe is not None:
             return Objection("unsafe_deployment", self._program.unsafe)
+        if self._program.clock_off is not None:
+            return Objection("clock_off", f"this provider does not let: {self._program.clock_off}")
         if self._carried() == 0:
             return Objection("no_stake", "this provider's stake carries no slot")
         return None

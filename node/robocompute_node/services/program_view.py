@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
+from robocompute_node.core.chain_clock import ClockWatch, Reading, clock_text, observe
 from robocompute_node.core.deployment_policy import objection_to_deployment
 from robocompute_protocol.errors import ChainError, ChainRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from robocompute_node.clocks import Clock
     from robocompute_protocol.identifiers import Address, Digest
     from robocompute_settlement.port import ConfigView, Settlement, StakeView
 
@@ -38,6 +40,7 @@ class ProgramView:
     def __init__(
         self,
         chain: Settlement,
+        clock: Clock,
         wallet: Address,
         mint: Address,
         *,
@@ -48,12 +51,15 @@ class ProgramView:
 
         Args:
             chain: the chain.
+            clock: this node's clock, which is held against the chain's.
             wallet: whose stake this is.
             mint: what jobs are paid in.
             genesis: the chain's genesis hash, as far as it is known.
             told: called after each answer of the chain.
         """
         self._chain = chain
+        self._clock = clock
+        self._watch = ClockWatch()
         self._wallet = wallet
         self._mint = mint
         self._genesis = genesis
@@ -70,6 +76,14 @@ class ProgramView:
         """What stands against new leases, in words; "" for nothing."""
         return self.waits_for or (f"a safe deployment: {self.unsafe}" if self.unsafe else "")
 
+    @property
+    def clock_off(self) -> str | None:
+        """How far this node's clock is off, in words; None where the chain's agrees with it."""
+        off = self._watch.off_ms
+        if not off:
+            return None
+        return f"the clock is {clock_text(off)}: set it right and start the node again"
+
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
@@ -78,13 +92,15 @@ class ProgramView:
             await self._look()
         task_status.started()
         while True:
-            await trio.sleep(AGAIN_SECONDS if self.waits_for else REFRESH_SECONDS)
+            soon = self.waits_for or self.clock_off
+            await trio.sleep(AGAIN_SECONDS if soon else REFRESH_SECONDS)
             await self._look()
 
     async def _look(self) -> None:
         try:
             config = await self._chain.config()
             stake = await self._chain.stake_of(self._wallet, self._mint)
+            chain_s = await self._chain.time_s()
         except ChainRefused as exc:
             self._missing(f"a chain with the settlement program: {exc}")
         except ChainError as exc:
@@ -97,10 +113,19 @@ class ProgramView:
             elif unsafe is None and self.unsafe is not None:
                 log.info("the deployment's settings are safe again")
             self.unsafe = unsafe
+            self._compare_clocks(chain_s)
             if self.waits_for and self.config is not None:
                 log.info("the chain answers again")
             self.config, self.stake, self.waits_for = config, stake, ""
             self._told(self)
+
+    def _compare_clocks(self, chain_s: int) -> None:
+        before = self.clock_off
+        self._watch = observe(self._watch, Reading(self._clock.now_ms(), chain_s))
+        if self.clock_off is not None and before is None:
+            log.error("nothing new is let: %s", self.clock_off)
+        elif self.clock_off is None and before is not None:
+            log.info("the chain's time no longer speaks against this node's clock")
 
     def _missing(self, what: str) -> None:
         if self.waits_for != what:
