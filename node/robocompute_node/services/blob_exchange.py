@@ -101,6 +101,11 @@ async def at_once(job: Callable[[], T]) -> T:
     return job()
 
 
+async def in_thread(job: Callable[[], T]) -> T:
+    """Run ``job`` beside the node's own thread. Cancelled, it is waited for."""
+    return await trio.to_thread.run_sync(job)
+
+
 def in_rounds(chunks: tuple[Digest, ...]) -> Iterator[tuple[Digest, ...]]:
     """Yield ``chunks`` in rounds of at most ``ROUND_CHUNKS``."""
     for start in range(0, len(chunks), ROUND_CHUNKS):
