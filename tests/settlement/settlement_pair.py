@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import trio
 from settlement_chains import FEE_BPS, ChainWorld, Person
 
 from robocompute_protocol.identifiers import AgreementId, ChannelId
@@ -92,12 +93,21 @@ async def make_pair(world: ChainWorld) -> AsyncGenerator[Pair]:
         world.adapter(node) as delegate,
         world.adapter(provider) as payee,
     ):
-        await wallet.deposit_wallet(mint=world.usdc, amount=DEPOSIT)
-        await wallet.set_delegate_wallet(
-            mint=world.usdc, delegate=node.node_key, allowance=ALLOWANCE, expires_s=FAR_S
-        )
-        await payee.register_wallet(mint=world.usdc, node_key=provider.node_key)
-        await delegate.connect()
+
+        async def fund() -> None:
+            await wallet.deposit_wallet(mint=world.usdc, amount=DEPOSIT)
+            await wallet.set_delegate_wallet(
+                mint=world.usdc, delegate=node.node_key, allowance=ALLOWANCE, expires_s=FAR_S
+            )
+
+        async def register() -> None:
+            await payee.register_wallet(mint=world.usdc, node_key=provider.node_key)
+
+        # At once, for each of them waits for a real chain's confirmation.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fund)
+            nursery.start_soon(register)
+            nursery.start_soon(delegate.connect)
         yield Pair(world, client, node, provider, wallet, delegate, payee)
 
 
