@@ -40,6 +40,11 @@ raise SystemExit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").
 ' || echo python3-dev
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     command -v bwrap >/dev/null || echo bubblewrap
+    # Tests lay networks with real address translation, which only root may; else they are skipped.
+    if [ "$(id -u)" = 0 ]; then
+        command -v ip >/dev/null || echo iproute2
+        command -v nft >/dev/null || echo nftables
+    fi
 }
 
 install_packages() {

@@ -136,14 +136,15 @@ class RelayServer:
         addresses: Callable[[], tuple[str, ...]],
     ) -> None:
         peer = node_key_of(stream.muxed_conn.peer_id)
+        if not self._asked.take(peer, trio.current_time()):
+            await write_status(pipe, StatusCode.RESOURCE_LIMIT_EXCEEDED)
+            return
         held = bytearray()
         with patience("who asked for a circuit"):
             asked = await read_message(pipe, HopMessage, held)
         remote = remote_of(stream.muxed_conn)
         if remote is None:  # as the specification has it: no circuits over circuits
             await write_status(pipe, StatusCode.PERMISSION_DENIED)
-        elif not self._asked.take(peer, trio.current_time()):
-            await write_status(pipe, StatusCode.RESOURCE_LIMIT_EXCEEDED)
         elif asked.type == HopMessage.RESERVE:
             await self._reserve(pipe, peer, remote[0], addresses())
         elif asked.type == HopMessage.CONNECT:
