@@ -23,6 +23,12 @@ ROOM: Final = limits.MAX_CHUNK_BYTES - _FRAME
 """Bytes of one chunk that files' entries may fill."""
 
 
+MAX_ENTRIES_BYTES: Final = limits.MAX_MANIFEST_BYTES - (1 + limits.MAX_PARTS) * _FRAME
+"""Bytes that all files' entries together may take, however they fall into chunks."""
+MAX_FILE_CHUNKS: Final = 30_720
+"""Chunks of one file, 30 GiB: with the longest path its entry still fits one chunk."""
+
+
 class TooManyFiles(LocalProtocolError):
     """A set of files is larger than a manifest can say."""
 
@@ -40,7 +46,7 @@ def pack(files: Iterable[FileEntry]) -> tuple[bytes, ...]:
     for file in files:
         length = len(codec.encode(file))
         count, size, filled = count + 1, size + length, filled + length
-        if length > ROOM:
+        if len(file.chunks) > MAX_FILE_CHUNKS:
             raise TooManyFiles(f"{file.path} is too large: one file may have 30 GiB")
         if filled > ROOM:
             groups.append([])
@@ -48,7 +54,7 @@ def pack(files: Iterable[FileEntry]) -> tuple[bytes, ...]:
         groups[-1].append(file)
     if count > limits.MAX_FILES or len(groups) > 1 + limits.MAX_PARTS:
         raise TooManyFiles(f"{count:,} files are too many: {limits.MAX_FILES:,} may go together")
-    if size + len(groups) * _FRAME > limits.MAX_MANIFEST_BYTES:
+    if size > MAX_ENTRIES_BYTES:
         raise TooManyFiles("the files' names and chunks take more than 16 MiB: put them together")
     parts = [codec.encode(Manifest(files=tuple(group))) for group in groups[1:]]
     first = Manifest(files=tuple(groups[0]), parts=tuple(digest(part) for part in parts))

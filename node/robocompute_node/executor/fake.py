@@ -25,7 +25,8 @@ from robocompute_node.executor.port import (
     Progress,
 )
 from robocompute_node.executor.unpack import check_paths
-from robocompute_protocol import codec, limits
+from robocompute_node.file_sets import keep_files
+from robocompute_protocol import limits
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.identifiers import Digest
 from robocompute_protocol.messages import (
@@ -415,7 +416,7 @@ class FakeExecutor:
             for path, data in sorted(job.files.items())
         ]
         manifest = Manifest(files=tuple(entries))
-        return self._blobs.put(codec.encode(manifest)), manifest
+        return keep_files(self._blobs, manifest.files), manifest
 
     def jobs(self) -> tuple[str, ...]:
         return tuple(sorted(self._jobs))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from robocompute_node.executor import beneath
 from robocompute_node.executor.unpack import stamp
-from robocompute_protocol import limits
+from robocompute_protocol import codec, limits
+from robocompute_protocol.manifests import MAX_ENTRIES_BYTES, MAX_FILE_CHUNKS
 from robocompute_protocol.messages import FileEntry, Manifest
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 LEFT_OUT: Final = "volume/LEFT_OUT.txt"
 """Lists what the job made and could not be taken along, and why."""
+_OWN_ENTRY: Final = 4_096
+"""Bytes of the manifest kept for that list's own entry."""
 _MAX_NOTES: Final = 1_000
 _FILES: Final = limits.MAX_FILES - 1
 """One is kept for the list of what was left out."""
@@ -53,6 +56,7 @@ class _Harvest:
     def __init__(self, blobs: BlobStore, max_bytes: int) -> None:
         self._blobs = blobs
         self._left = max_bytes
+        self._unsaid = MAX_ENTRIES_BYTES - _OWN_ENTRY
         self._files: dict[str, FileEntry] = {}
         self._notes: list[str] = []
 
@@ -93,6 +97,9 @@ class _Harvest:
         if status.st_size > self._left or len(self._files) >= _FILES:
             self._note(path, f"{status.st_size:,} bytes are more than may be sent back")
             return
+        if status.st_size > MAX_FILE_CHUNKS * limits.MAX_CHUNK_BYTES:
+            self._note(path, f"{status.st_size:,} bytes are more than one file may have")
+            return
         chunks: list[Digest] = []
         size = 0
         while data := _read_chunk(file):
@@ -101,6 +108,11 @@ class _Harvest:
         entry = FileEntry(path=path, mode=status.st_mode & 0o777, size=size, chunks=tuple(chunks))
         same = before is not None and (before.chunks, before.mode) == (entry.chunks, entry.mode)
         if not same:
+            said = len(codec.encode(entry))
+            if said > self._unsaid:
+                self._note(path, "the list of files is full")
+                return
+            self._unsaid -= said
             self._left -= size
             self._files[path] = entry
 

@@ -34,7 +34,6 @@ from robocompute_protocol.messages import (
     BlobMessage,
     Credit,
     Have,
-    Manifest,
     Message,
     Missing,
     Refused,
@@ -110,11 +109,6 @@ def in_rounds(chunks: tuple[Digest, ...]) -> Iterator[tuple[Digest, ...]]:
     """Yield ``chunks`` in rounds of at most ``ROUND_CHUNKS``."""
     for start in range(0, len(chunks), ROUND_CHUNKS):
         yield chunks[start : start + ROUND_CHUNKS]
-
-
-def chunks_of(manifest: Manifest) -> tuple[Digest, ...]:
-    """Every chunk the files need, each once, in order."""
-    return tuple(dict.fromkeys(chunk for file in manifest.files for chunk in file.chunks))
 
 
 class _Going:

@@ -18,9 +18,9 @@ from robocompute_node.core.channel_policy import (
 )
 from robocompute_node.core.matching import misfit, slots_needed
 from robocompute_node.core.slots import bits_of, indices_of
+from robocompute_node.file_sets import chunks_of, part_names, read_files
 from robocompute_node.p2p.port import PeerGone
 from robocompute_node.services.answers import answer, own_record, refusal, statement
-from robocompute_node.services.blob_exchange import chunks_of
 from robocompute_node.services.conversation import hear_or_end, say
 from robocompute_node.services.lettings import LettingRecord, Lettings
 from robocompute_protocol import codec, limits, terms as rules
@@ -31,7 +31,6 @@ from robocompute_protocol.messages import (
     PROTOCOL_AGREEMENT,
     AgreementMessage,
     CancelRequest,
-    Manifest,
     Message,
     Offer,
     Order,
@@ -292,9 +291,9 @@ class FrontDesk:
             return Objection("nonce_used", "the terms' nonce was used before; draw another")
         if self._access.missing(terms.payer_node, (spec.upload,)):
             return Objection("upload_missing", "the upload's manifest is not here")
-        manifest = codec.decode(
-            Manifest, self._blobs.get(spec.upload), limit=limits.MAX_MANIFEST_BYTES
-        )
+        if self._access.missing(terms.payer_node, part_names(self._blobs, spec.upload)):
+            return Objection("upload_missing", "parts of the upload's manifest are not here")
+        manifest = read_files(self._blobs, spec.upload)
         if self._access.missing(terms.payer_node, chunks_of(manifest)):
             return Objection("upload_missing", "chunks of the upload are not here")
         return None

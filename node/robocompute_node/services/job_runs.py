@@ -20,11 +20,11 @@ from robocompute_node.executor.port import (
     JobState,
     PrepareFailed,
 )
-from robocompute_node.services.blob_exchange import chunks_of
+from robocompute_node.file_sets import all_chunks, keep_files, read_files
 from robocompute_protocol import codec, limits
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.errors import RoboComputeError
-from robocompute_protocol.messages import Manifest, Stage, TaskSpec
+from robocompute_protocol.messages import Stage, TaskSpec
 from robocompute_protocol.money import Millis
 from robocompute_protocol.receipts import NO_OUTPUT
 
@@ -193,7 +193,7 @@ class JobRun:
         try:
             job_exit = await self._wait(prepaid, reserve, adopted=adopted, could_pay=could_pay)
             self.enter("collecting")
-            artifacts, manifest = await self._executor.collect(self.job_id)
+            artifacts, _ = await self._executor.collect(self.job_id)
         except RoboComputeError as exc:
             log.exception("job %s failed here", self.job_id)
             return self._never_ran(Cause.SANDBOX_FAILED, str(exc))
@@ -206,7 +206,7 @@ class JobRun:
             records=job_exit.records,
             output=job_exit.output,
             artifacts=artifacts,
-            chunks=(artifacts, *chunks_of(manifest)),
+            chunks=all_chunks(self._blobs, artifacts),
         )
 
     async def _began(self) -> bool:
@@ -220,7 +220,7 @@ class JobRun:
         return max(prepaid(), grace)
 
     def _never_ran(self, cause: Cause, detail: str) -> RunEnd:
-        nothing = self._blobs.put(codec.encode(Manifest(files=())))
+        nothing = keep_files(self._blobs, ())
         return RunEnd(
             cause=cause,
             detail=detail,
@@ -246,9 +246,7 @@ class JobRun:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._guard, nursery.cancel_scope, prepaid, start_deadline)
             try:
-                upload = codec.decode(
-                    Manifest, self._blobs.get(spec.upload), limit=limits.MAX_MANIFEST_BYTES
-                )
+                upload = read_files(self._blobs, spec.upload)
                 order = JobOrder(
                     job_id=self.job_id,
                     task=spec,

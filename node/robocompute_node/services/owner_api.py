@@ -19,7 +19,7 @@ from robocompute_node.api.port import (
 )
 from robocompute_node.api.views import log_json
 from robocompute_node.core.tasks import TaskRecord
-from robocompute_node.services.blob_exchange import chunks_of
+from robocompute_node.file_sets import chunks_of, keep_files, read_files
 from robocompute_node.services.channels import ChannelKeeper, ChannelPhase
 from robocompute_protocol import codec, limits
 from robocompute_protocol.errors import ChainError
@@ -31,6 +31,7 @@ from robocompute_protocol.identifiers import (
     digest,
     to_base58,
 )
+from robocompute_protocol.manifests import TooManyFiles
 from robocompute_protocol.messages import Manifest, Receipt, TaskSpec
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 
@@ -88,6 +89,7 @@ class OwnerApi:
         self._parts = parts
         self.money = parts.money
         self._started_ms = parts.clock.now_ms()
+        self._read_last: tuple[Digest | None, Manifest] = (None, Manifest(files=()))
 
     # --- node and market ------------------------------------------------------------------------
 
@@ -173,15 +175,16 @@ class OwnerApi:
                 f"{len(missing)} chunks of the upload are not here",
                 details={"missing": [chunk.hex() for chunk in missing]},
             )
-        manifest = codec.encode(task.upload)
-        if len(manifest) > limits.MAX_CHUNK_BYTES:
-            raise InvalidRequest("the upload has too many files; leave some out in .chiselignore")
+        try:
+            upload = keep_files(parts.blobs, task.upload.files)
+        except TooManyFiles as exc:
+            raise InvalidRequest(f"{exc}; leave some out in .chiselignore") from exc
         spec = TaskSpec(
             app_name=task.name,
             argv=task.argv,
             env=task.env,
             requirements=task.requirements,
-            upload=parts.blobs.put(manifest),
+            upload=upload,
             requirements_file=task.requirements_file,
             wall_ms=task.timeout,
             image=task.image,
@@ -258,8 +261,11 @@ class OwnerApi:
         record = self._parts.tasks.get(task_id)
         if record.artifacts is None:
             return Manifest(files=())
-        raw = self._parts.blobs.get(record.artifacts)
-        return codec.decode(Manifest, raw, limit=limits.MAX_MANIFEST_BYTES)
+        name, files = self._read_last
+        if name != record.artifacts:
+            files = read_files(self._parts.blobs, record.artifacts)
+            self._read_last = (record.artifacts, files)
+        return files
 
     async def receipt(self, task_id: str) -> Mapping[str, object] | None:
         parts = self._parts

@@ -15,8 +15,8 @@ import trio
 
 from robocompute_node.api.port import InsufficientFunds, NoProvider, TaskStatus, TaskView
 from robocompute_node.core.matching import PASSING
+from robocompute_node.file_sets import all_chunks
 from robocompute_node.p2p.port import Network, PeerGone
-from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
 from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.matchmaking import Matchmaking, NotMatched, Quoted
 from robocompute_node.services.reclaiming import Reclaiming
@@ -24,7 +24,7 @@ from robocompute_node.services.rental_ends import RentalEnds
 from robocompute_node.services.rental_link import RentalLink
 from robocompute_node.services.task_sink import TaskSink
 from robocompute_node.services.voucher_sync import VoucherSync
-from robocompute_protocol import codec, limits, terms as rules
+from robocompute_protocol import codec, terms as rules
 from robocompute_protocol.agreement import ClientPhase
 from robocompute_protocol.errors import (
     ChainError,
@@ -33,7 +33,7 @@ from robocompute_protocol.errors import (
     RoboComputeError,
 )
 from robocompute_protocol.identifiers import Address, Digest, NodeKey, to_base58
-from robocompute_protocol.messages import Manifest, Terms
+from robocompute_protocol.messages import Terms
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 from robocompute_protocol.steps import HorizonPassed
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from robocompute_node.config import NodeConfig
     from robocompute_node.core.tasks import TaskRecord
     from robocompute_node.executor.port import BlobStore
+    from robocompute_node.services.blob_exchange import BlobExchange
     from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
     from robocompute_node.services.market import Market
     from robocompute_node.services.metrics_inbox import MetricsInbox
@@ -114,7 +115,6 @@ class Rentals:
     ) -> NoReturn:
         """Go on with every unfinished task, and drive new ones, until cancelled."""
         self._book.forget_unplaced()
-        self._book.resume()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for task in self._tasks.unfinished():
@@ -284,10 +284,7 @@ class Rentals:
 
     def _files(self, task: TaskRecord) -> tuple[Digest, ...]:
         """The chunks of a task's upload, with those of its manifest."""
-        manifest = codec.decode(
-            Manifest, self._blobs.get(task.spec.upload), limit=limits.MAX_MANIFEST_BYTES
-        )
-        return (task.spec.upload, *chunks_of(manifest))
+        return all_chunks(self._blobs, task.spec.upload)
 
     async def _upload(self, task: TaskRecord, provider: NodeKey) -> None:
         chunks = self._files(task)

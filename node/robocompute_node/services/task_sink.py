@@ -5,19 +5,20 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final
 
+from robocompute_node.file_sets import chunks_of, part_names, read_files
 from robocompute_node.p2p.port import PeerGone
-from robocompute_node.services.blob_exchange import BlobExchange, chunks_of
 from robocompute_node.services.conversation import PeerRefused
 from robocompute_node.services.metrics_inbox import LIVE_PREFIX, MetricsInbox
 from robocompute_node.services.rental_link import JobSink
-from robocompute_protocol import codec, limits
+from robocompute_protocol import limits
 from robocompute_protocol.errors import RemoteProtocolError
-from robocompute_protocol.messages import Appended, Finished, Manifest, Output, Stage, Usage
 
 if TYPE_CHECKING:
     from robocompute_node.executor.port import BlobStore
+    from robocompute_node.services.blob_exchange import BlobExchange
     from robocompute_node.services.task_book import TaskBook
     from robocompute_protocol.identifiers import NodeKey
+    from robocompute_protocol.messages import Appended, Finished, Manifest, Output, Stage, Usage
 
 MAX_META_BYTES: Final = 1 << 20
 """A run's meta.json that is put beside its metrics at the end: one chunk."""
@@ -89,9 +90,9 @@ class TaskSink(JobSink):
 
     async def _fetch(self, finished: Finished) -> None:
         await self._exchange.pull(self._provider, (finished.artifacts,))
-        manifest = codec.decode(
-            Manifest, self._blobs.get(finished.artifacts), limit=limits.MAX_MANIFEST_BYTES
-        )
+        parts = part_names(self._blobs, finished.artifacts)
+        await self._exchange.pull(self._provider, parts)
+        manifest = read_files(self._blobs, finished.artifacts)
         self._check_size(manifest)
         await self._exchange.pull(self._provider, chunks_of(manifest))
         for file in manifest.files:
