@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from robocompute_node import settings
+from robocompute_node.config_client import DAY_S, MAX_CHALLENGE_S, ClientSettings
 from robocompute_node.config_containers import ContainerSettings
 from robocompute_node.core.quiet import QUIET
 from robocompute_node.settings import about
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 CONFIG_NAME: Final = "config.toml"
 WALLET_NAME: Final = "wallet.json"
-DAY_S: Final = 86_400
-MAX_CHALLENGE_S: Final = 30 * DAY_S
-"""The settlement program accepts no longer challenge."""
 MAX_ENDPOINTS: Final = 8
 """Addresses of one chain: each more is asked for its slot every few seconds, and sent to."""
 MAX_REQUESTS_PER_S: Final = 10_000
@@ -83,6 +81,15 @@ class P2pSettings:
             "Multiaddrs, with their /p2p/ part, of nodes to meet first. A node without any waits "
             "to be met.",
             settings.list_of(MULTIADDR),
+        ),
+    )
+    direct_port: int = field(
+        default=0,
+        metadata=about(
+            "TCP port for direct connections that carry much data, on the hosts of `listen`; 0 "
+            "takes a free one. Behind a router forward it too; where it cannot be reached, the "
+            "data takes the slower way that everything else takes.",
+            settings.integer(0, 65_535),
         ),
     )
 
@@ -188,89 +195,6 @@ class ChainSettings:
     def where(self) -> str:
         """The JSON-RPC addresses, for people."""
         return " or ".join(self.rpc_url)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientSettings:
-    """How this node rents."""
-
-    horizon_s: float = field(
-        default=limits.DEFAULT_HORIZON / 1_000,
-        metadata=about(
-            "The longest outage a job survives, and never more than this much work is prepaid: "
-            "the most a vanished provider can cost.",
-            settings.seconds(limits.MIN_HORIZON / 1_000, limits.MAX_HORIZON / 1_000),
-        ),
-    )
-    first_tick_s: float = field(
-        default=limits.FIRST_TICK_MAX / 1_000,
-        metadata=about(
-            "Prepaid with the order itself. Short jobs on one slot follow each other this fast.",
-            settings.seconds(limits.FIRST_TICK_MIN / 1_000, limits.FIRST_TICK_MAX / 1_000),
-        ),
-    )
-    start_deadline_s: float = field(
-        default=900.0,
-        metadata=about(
-            "The provider must have the program running this long after the lease began, "
-            "requirements installed; otherwise the time is not paid.",
-            settings.seconds(1, DAY_S),
-        ),
-    )
-    channel_deposit: MicroUnits = field(
-        default=MicroUnits(5_000_000),
-        metadata=about(
-            "Locked for a provider when a payment channel with it is opened or topped up; a job "
-            "that needs more locks more. The rest comes back when the channel closes.",
-            settings.amount(),
-        ),
-    )
-    max_price_per_hour: MicroUnits = field(
-        default=MicroUnits(10_000_000),
-        metadata=about(
-            "Budget of a task that names none: dearer offers are not considered.",
-            settings.amount(),
-        ),
-    )
-    classes: tuple[str, ...] = field(
-        default=CLASSES,
-        metadata=about(
-            "Classes whose offers this node follows from its start. Others it follows once a task "
-            "asks for one; fewer are fewer messages.",
-            settings.list_of(settings.word_of(CLASSES), high=len(CLASSES)),
-        ),
-    )
-    challenge_s: int = field(
-        default=DAY_S,
-        metadata=about(
-            "How long a provider has to settle after this node asks for a channel's close.",
-            settings.integer(1, MAX_CHALLENGE_S),
-        ),
-    )
-    max_challenge_s: int = field(
-        default=7 * DAY_S,
-        metadata=about(
-            "Providers that ask for a longer challenge time are left out: so long money would be "
-            "locked after a channel's close was asked for.",
-            settings.integer(1, MAX_CHALLENGE_S),
-        ),
-    )
-    close_idle_after_s: float = field(
-        default=float(7 * DAY_S),
-        metadata=about(
-            "A channel that nothing was promised on for this long, and that no job is open on, is "
-            "closed: its deposit comes back.",
-            settings.seconds(1, MAX_CHALLENGE_S),
-        ),
-    )
-    close_lost_after_s: float = field(
-        default=float(DAY_S),
-        metadata=about(
-            "A channel with a provider that was not seen for this long is closed, so that its "
-            "rest comes back.",
-            settings.seconds(1, MAX_CHALLENGE_S),
-        ),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

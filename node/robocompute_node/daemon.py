@@ -30,17 +30,19 @@ from robocompute_node.executor.images import Allowed
 from robocompute_node.executor.supervised import Caps
 from robocompute_node.inventory import take_inventory
 from robocompute_node.keys import load_key, load_wallet_address
+from robocompute_node.p2p.bulk import Bulk
 from robocompute_node.p2p.host import Libp2pNetwork
 from robocompute_node.p2p.peerstore import PeerStore
 from robocompute_node.services.accounts import Accounts, Paid
 from robocompute_node.services.bidding import BidDesk, Bids
 from robocompute_node.services.blob_access import BlobAccess
-from robocompute_node.services.blob_exchange import BlobExchange
+from robocompute_node.services.blob_exchange import BlobExchange, in_thread
 from robocompute_node.services.channels import ChannelKeeper
 from robocompute_node.services.earnings import Earnings
 from robocompute_node.services.front_desk import FrontDesk
 from robocompute_node.services.job_feed import JobFeed
 from robocompute_node.services.job_runs import JobRuns
+from robocompute_node.services.lease_watch import LeaseWatch
 from robocompute_node.services.lettings import Lettings
 from robocompute_node.services.market import Market
 from robocompute_node.services.matchmaking import Matchmaking
@@ -179,13 +181,17 @@ class _Node:
         stakes.told = book.reassess
         market = Market(network, store, clock, self._key, book)
         services.start_soon(stakes.run)
+        bulk = Bulk(network, self._key, listen=config.p2p.listen, port=config.p2p.direct_port)
         exchange = BlobExchange(
             network,
             self._blobs,
             self._access,
             may_store=lambda peer, size: self._may_store(peer, size),
+            direct=bulk,
+            work=in_thread,
         )
         exchange.register()
+        await services.start(bulk.run)
         await services.start(self._program.run)
         if config.is_provider:
             await self._start_provider(services, network, market)
@@ -197,6 +203,12 @@ class _Node:
                 *(each.provider for each in tasks.unfinished() if each.provider is not None),
             }
         )
+        rental_book = RentalBook(store, clock, self._key, channels)
+        watch = LeaseWatch(
+            network, store, self._chain, clock, stakes, share=config.client.share_leases
+        )
+        rental_book.heed = watch.heed
+        await services.start(watch.run)
         bids = Bids(network, store, clock, self._key, market, config.chain.mint)
         bids.register()
         matchmaking = Matchmaking(
@@ -216,7 +228,7 @@ class _Node:
             config,
             self._wallet,
             tasks,
-            RentalBook(store, clock, self._key, channels),
+            rental_book,
             channels,
             self._blobs,
             exchange,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from cuttable import CuttableSettlement, CuttableStore, PowerCut
+from fake_dealing import Dealing
 
 from robocompute_node.api.port import NewTask, TaskView
 from robocompute_node.blobs import FileBlobStore
@@ -24,13 +25,11 @@ from robocompute_node.config import (
     ProviderSettings,
     Role,
 )
-from robocompute_node.core.offer_book import OfferBook
 from robocompute_node.executor.fake import FakeExecutor, Script
 from robocompute_node.inventory import Inventory
 from robocompute_node.node_mark import first_mark, write_mark
 from robocompute_node.p2p.fake import FakeHub, FakeNetwork
 from robocompute_node.services.accounts import Accounts, Paid
-from robocompute_node.services.bidding import BidDesk, Bids
 from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import BlobExchange
 from robocompute_node.services.channels import ChannelKeeper, ChannelRecord
@@ -39,8 +38,6 @@ from robocompute_node.services.front_desk import FrontDesk
 from robocompute_node.services.job_feed import JobFeed
 from robocompute_node.services.job_runs import JobRuns
 from robocompute_node.services.lettings import Lettings
-from robocompute_node.services.market import Market
-from robocompute_node.services.matchmaking import Matchmaking
 from robocompute_node.services.metrics_inbox import MetricsInbox
 from robocompute_node.services.offering import Offering, Standing, offer_of
 from robocompute_node.services.owner_api import OwnerApi, Parts
@@ -51,8 +48,6 @@ from robocompute_node.services.reconciler import Reconciler
 from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.settler import Settler
-from robocompute_node.services.stake_mirror import StakeMirror
-from robocompute_node.services.standings import Standings
 from robocompute_node.services.task_book import TaskBook
 from robocompute_node.services.voucher_deposits import VoucherDeposits
 from robocompute_node.services.watchtower import Watchtower
@@ -66,6 +61,8 @@ from robocompute_settlement.fake import FakeChain, FakeSettlement
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
+
+    from robocompute_node.services.market import Market
 
 PRICE = MicroUnits(3_600_000)
 """A micro-unit a millisecond."""
@@ -100,9 +97,7 @@ class FakeNode:
     program: ProgramView
     reconciler: Reconciler
     tower: Watchtower
-    stakes: StakeMirror
-    standings: Standings
-    matchmaking: Matchmaking
+    dealing: Dealing
     lettings: Lettings
     desk: FrontDesk
     exchange: BlobExchange
@@ -181,11 +176,9 @@ class FakeNode:
 
     async def _start(self, services: trio.Nursery) -> None:
         config, store, clock, network = self.config, self.store, self.world.clock, self.network
-        self.stakes = StakeMirror(self.chain, USDC)
-        book = OfferBook(backed=self.stakes.backs)
-        self.stakes.told = book.reassess
-        self.market = market = Market(network, store, clock, self.key, book)
-        services.start_soon(self.stakes.run)
+        self.dealing = dealing = Dealing(self)
+        self.market = market = dealing.market
+        services.start_soon(dealing.stakes.run)
         access = BlobAccess(store, self.blobs)
         self.exchange = BlobExchange(network, self.blobs, access, may_store=self._may_store)
         self.exchange.register()
@@ -204,21 +197,9 @@ class FakeNode:
         self.channels = ChannelKeeper(store, self.chain, clock, self.key, self.wallet, config)
         self.tasks = TaskBook(store, config.data_dir / "tasks", clock)
         self.book = RentalBook(store, clock, self.key, self.channels)
+        self.book.heed = dealing.watch.heed
+        await services.start(dealing.watch.run)
         self.inbox = MetricsInbox(store, config.aspara_dir)
-        bids = Bids(network, store, clock, self.key, market, USDC)
-        bids.register()
-        self.standings = Standings(store, clock, self.chain, self.stakes, USDC)
-        self.matchmaking = Matchmaking(
-            network,
-            market,
-            bids,
-            self.standings,
-            self.chain,
-            clock,
-            self.wallet,
-            config,
-            unsafe=lambda: self.program.unsafe,
-        )
         self.rentals = Rentals(
             network,
             clock,
@@ -230,7 +211,7 @@ class FakeNode:
             self.blobs,
             self.exchange,
             market,
-            self.matchmaking,
+            dealing.matchmaking,
             self.inbox,
         )
         await services.start(partial(market.run, classes=self._classes(), source=source))
@@ -271,7 +252,7 @@ class FakeNode:
                 blobs=self.blobs,
                 chain=self.chain,
                 market=market,
-                matchmaking=self.matchmaking,
+                matchmaking=dealing.matchmaking,
                 wallet=self.wallet,
                 tasks=self.tasks,
                 channels=self.channels,
@@ -345,14 +326,11 @@ class FakeNode:
         await services.start(self.lettings.run)
         await services.start(self.lettings.never.run, self.chain)
         self.desk.register()
-        books = (self.store, self.lettings, self.earnings)
-        PayDesk(network, self.chain, *books, self.offering).register()
+        PayDesk(
+            network, self.chain, self.store, self.lettings, self.earnings, self.offering
+        ).register()
         JobFeed(network, self.executor, self.lettings, runs).register()
-        bid_desk = BidDesk(
-            network, clock, self.market, self.offering, self.desk,
-            free=lambda: self.lettings.slots.open(clock.now_ms()),
-        )  # fmt: skip
-        await services.start(bid_desk.run, "cpu")
+        await services.start(self.dealing.bid_desk(self).run, "cpu")
         return lambda sequence: self.offering.announced(sequence, network.addresses)
 
     def _chain_answered(self, _program: ProgramView) -> None:

@@ -14,6 +14,7 @@ from robocompute_protocol.errors import RemoteProtocolError
 from robocompute_protocol.identifiers import AgreementId, NodeKey
 from robocompute_protocol.messages import (
     Leased,
+    LeaseTick,
     Order,
     Receipt,
     Signed,
@@ -28,6 +29,7 @@ from robocompute_protocol.steps import (
     NeverLeasedReceived,
     ReceiptReceived,
     ReleaseAllocation,
+    Restarted,
     TickReceived,
 )
 
@@ -87,6 +89,11 @@ class RentalBook:
         store.declare(RENTALS)
         self._records = {AgreementId(k): record for k, record in store.all(RENTALS)}
         self._changed: dict[AgreementId, trio.Event] = {}
+        self.heed: Callable[[LeaseTick, int], None] = lambda _tick, _number: None
+        """Called with each tick that was taken, and which it is of its agreement, from 1."""
+        for agreement, record in list(self._records.items()):
+            if record.state.phase is ClientPhase.ACTIVE:  # time passed that nobody counted
+                self.apply(agreement, Restarted())
 
     def get(self, agreement: AgreementId) -> RentalRecord:
         return self._records[agreement]
@@ -204,7 +211,9 @@ class RentalBook:
         if not record.state.started_ms and leased.elapsed_ms > possible:
             raise RemoteProtocolError("a lease older than it can be", code="bad_lease")
         event = TickReceived(prepaid_ms=leased.prepaid_ms, elapsed_ms=leased.elapsed_ms, at_ms=now)
-        return self.apply(agreement, event)[0]
+        record = self.apply(agreement, event)[0]
+        self.heed(tick, record.state.ticks)
+        return record
 
     def ended(self, agreement: AgreementId, signed: Signed) -> Receipt:
         """Take a receipt. Raises: RemoteProtocolError."""
