@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from robocompute_node.blobs import FileBlobStore
 from robocompute_node.chain_link import chain_link
 from robocompute_node.chain_probe import require_chain
 from robocompute_node.chain_report import authority_text
@@ -23,6 +25,7 @@ from robocompute_node.clocks import Clock
 from robocompute_node.config_file import load_config
 from robocompute_node.core.chain_clock import ClockWatch, Reading, clock_text
 from robocompute_node.core.deployment_policy import objection_to_deployment
+from robocompute_node.executor.container import ContainerExecutor, engine_sockets
 from robocompute_node.keys import load_api_key, load_key, load_wallet_address
 from robocompute_node.ports import holder_of
 from robocompute_protocol.errors import RoboComputeError
@@ -73,7 +76,10 @@ async def diagnose(data_dir: Path) -> list[Finding]:
         _api_port(config),
         *await _chain(config),
     ]
-    return findings + _sandbox_findings(needed=config.is_provider)
+    findings += _sandbox_findings(needed=config.is_provider)
+    if config.is_provider:
+        findings.append(await _containers(config))
+    return findings
 
 
 def _good(what: str, text: str) -> Finding:
@@ -158,6 +164,32 @@ def _sandbox_findings(*, needed: bool) -> list[Finding]:
         findings.append(_good("uv", found))
     findings.append(_cgroups())
     return findings
+
+
+async def _containers(config: NodeConfig) -> Finding:
+    """Run a tiny container, as the node does before it offers any."""
+    if config.containers.engine == "off":
+        return _good("containers", "off: tasks with a docker_image go elsewhere")
+    with tempfile.TemporaryDirectory(prefix="robocompute-doctor-") as folder:
+        executor = ContainerExecutor(
+            Path(folder),
+            FileBlobStore(Path(folder) / "blobs"),
+            sockets=engine_sockets(config.containers.engine, os.environ),
+        )
+        if not await executor.probe():
+            text = (
+                f"tasks with a docker_image go elsewhere: {executor.objection}; `apt-get install "
+                "podman catatonit` and `systemctl enable --now podman.socket`, or name an "
+                "engine's socket in [containers] engine"
+            )
+            return Finding(what="containers", verdict=Verdict.LESS, text=text)
+        if not executor.heeds_signals:
+            text = (
+                f"{executor.engine} runs them, but has no process 1 to lend: jobs do not heed a "
+                "stop before they are killed; `apt-get install catatonit`"
+            )
+            return Finding(what="containers", verdict=Verdict.LESS, text=text)
+        return _good("containers", f"{executor.engine} runs them")
 
 
 def _try_sandbox(bwrap: str, bad: Verdict) -> Finding:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,9 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from podman_engine import import_python, missing, podman
+
 from robocompute_node.blobs import FileBlobStore
-from robocompute_node.executor.bubblewrap import BubblewrapExecutor, Caps
+from robocompute_node.executor.bubblewrap import BubblewrapExecutor
 from robocompute_node.executor.port import JobExit, JobOrder
+from robocompute_node.executor.supervised import Caps
 from robocompute_protocol.identifiers import Digest
 from robocompute_protocol.messages import (
     FileEntry,
@@ -25,7 +31,7 @@ from robocompute_protocol.messages import (
 from robocompute_protocol.money import Millis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 LONG = Millis(600_000)
 CGROUPS = Path("/sys/fs/cgroup")
@@ -138,6 +144,16 @@ class Bench:
             if word in record.data:
                 return
         raise AssertionError(f"the job ended without saying {word!r}")
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of a container engine of the tests' own, which has the image ``podman_engine.IMAGE``."""
+    if absent := missing():
+        pytest.skip(absent)
+    with podman(tmp_path_factory.mktemp("engine")) as socket:
+        import_python(socket)
+        yield socket
 
 
 @pytest.fixture

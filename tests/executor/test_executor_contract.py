@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from podman_engine import IMAGE
 
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.executor.bubblewrap import BubblewrapExecutor
+from robocompute_node.executor.container import ContainerExecutor
 from robocompute_node.executor.fake import (
     Append,
     Exit,
@@ -20,6 +22,7 @@ from robocompute_node.executor.fake import (
     Say,
     Step,
 )
+from robocompute_node.executor.images import Allowed
 from robocompute_node.executor.port import Executor, JobOrder, JobState, PrepareFailed
 from robocompute_protocol import codec, limits
 from robocompute_protocol.causes import Cause
@@ -73,21 +76,23 @@ class Stand:
     executor: Executor
     blobs: FileBlobStore
     scripts: dict[str, tuple[Step, ...]]
-    real: bool
+    kind: str
 
     async def prepare(self, *steps: Step, upload: Manifest | None = None) -> str:
         job_id = secrets.token_hex(16)
         name = f"script-{len(self.scripts)}"
         self.scripts[name] = steps
-        argv = ("python", "-c", program(steps)) if self.real else ("python", "-c", name)
+        argv = ("python", "-c", name if self.kind == "fake" else program(steps))
+        container = self.kind == "container"
         order = JobOrder(
             job_id=job_id,
             task=TaskSpec(
                 app_name=name,
                 argv=argv,
-                requirements=Requirements(),
+                requirements=Requirements(executor="container" if container else "bubblewrap"),
                 upload=Digest(bytes(32)),
                 wall_ms=LONG,
+                image=IMAGE if container else None,
             ),
         )
         await self.executor.prepare(order, upload or Manifest(files=()), quiet)
@@ -112,7 +117,16 @@ async def quiet(_stage: str, _detail: str) -> None:
     await trio.lowlevel.checkpoint()
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.sandbox)])
+SANDBOX = pytest.mark.sandbox
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("bubblewrap", marks=SANDBOX),
+        pytest.param("container", marks=SANDBOX),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -124,22 +138,36 @@ def clock(kind: str) -> trio.abc.Clock | None:
 
 
 @pytest.fixture
-async def stand(kind: str, clock: trio.abc.Clock | None, tmp_path: Path) -> AsyncIterator[Stand]:
+async def stand(
+    kind: str,
+    clock: trio.abc.Clock | None,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[Stand]:
     blobs = FileBlobStore(tmp_path / "blobs")
     scripts: dict[str, tuple[Step, ...]] = {}
     executor: Executor
     if kind == "fake":
         executor = FakeExecutor(blobs, script=lambda task: scripts[task.app_name])
+    elif kind == "container":
+        executor = ContainerExecutor(
+            tmp_path / "data",
+            blobs,
+            sockets=(request.getfixturevalue("engine"),),
+            allowed=Allowed(local=(IMAGE,)),
+        )
+        assert await executor.probe() == ("container",)
     else:
         executor = BubblewrapExecutor(tmp_path / "data", blobs)
-    yield Stand(executor, blobs, scripts, kind == "real")
+    yield Stand(executor, blobs, scripts, kind)
     for job_id in executor.jobs():
         await executor.remove(job_id)
     assert executor.jobs() == ()
 
 
 async def test_a_probe_says_what_can_be_offered(stand: Stand, clock: trio.abc.Clock | None):
-    assert await stand.executor.probe() == ("bubblewrap",)
+    name = "container" if stand.kind == "container" else "bubblewrap"
+    assert await stand.executor.probe() == (name,)
     assert stand.executor.jobs() == ()
 
 

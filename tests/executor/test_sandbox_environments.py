@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from robocompute_node.executor.bubblewrap import Caps
 from robocompute_node.executor.port import PrepareFailed
+from robocompute_node.executor.supervised import Caps
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.money import Millis
 

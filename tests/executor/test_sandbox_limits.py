@@ -11,7 +11,6 @@ from robocompute_protocol.causes import Cause
 
 if TYPE_CHECKING:
     from conftest import Bench
-
     from robocompute_protocol.messages import Output
 
 pytestmark = pytest.mark.sandbox

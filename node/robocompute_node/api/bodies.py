@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from robocompute_node.api.port import InvalidRequest, NewTask
@@ -96,6 +97,7 @@ class TaskBody(Body):
     resource_requirements: ResourcesBody = ResourcesBody()
     upload: UploadBody = UploadBody()
     requirements_file: Annotated[str, Field(max_length=limits.MAX_PATH_BYTES)] | None = None
+    docker_image: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     max_price_per_hour: Annotated[str, Field(max_length=32)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 3_600
     wait: bool = False
@@ -140,6 +142,12 @@ class TaskBody(Body):
                 f"requirements_file {named!r} is not among the uploaded files",
                 details={"field": "requirements_file"},
             )
+        if named is not None and self.docker_image is not None:
+            raise InvalidRequest(
+                "docker_image brings its own packages: leave requirements_file out, "
+                "or install them in the image",
+                details={"field": "requirements_file"},
+            )
         asked = self.resource_requirements
         try:
             requirements = requirements_of(
@@ -152,6 +160,8 @@ class TaskBody(Body):
             )
         except UnknownHardware as exc:
             raise InvalidRequest(str(exc), details={"field": "gpu"}) from None
+        if self.docker_image is not None:
+            requirements = msgspec.structs.replace(requirements, executor="container")
         price = self.max_price_per_hour
         return NewTask(
             name=self.name,
@@ -160,6 +170,7 @@ class TaskBody(Body):
             requirements=requirements,
             upload=Manifest(files=tuple(_entry(file) for file in self.upload.files)),
             requirements_file=named,
+            image=self.docker_image,
             max_price_per_hour=None if price is None else MicroUnits(parse_amount(price)),
             timeout=Millis(max(1, int(self.timeout_seconds * 1_000))),
             wait=self.wait,

@@ -75,6 +75,8 @@ class NewTask:
     idempotency_key: str | None = None
     provider: str | None = None
     """Base58 node key to insist on."""
+    image: str | None = None
+    """The container image to run in; None is the provider's own sandbox."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

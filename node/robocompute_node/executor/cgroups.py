@@ -49,10 +49,10 @@ def _mounts() -> tuple[dict[str, str], str | None]:
     return v1, v2
 
 
-def _own() -> dict[str, str]:
-    """Return this process's path in each hierarchy; "" is v2."""
+def _own(process: int | str = "self") -> dict[str, str]:
+    """Return a process's path in each hierarchy; "" is v2."""
     paths: dict[str, str] = {}
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in _read(f"/proc/{process}/cgroup").splitlines():
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             paths[name] = path
@@ -63,6 +63,29 @@ def _home(mount: str, own: str) -> str:
     """Return the folder below which job groups are made."""
     path = mount + own.rstrip("/")
     return os.path.dirname(path) if os.path.basename(path) == _DAEMON_LEAF else path
+
+
+def folders_of(pid: int) -> dict[str, str]:
+    """Return the folders of a group that somebody else made for ``pid``: for ``Group`` to read.
+
+    None where its numbers would not be the process's alone.
+    """
+    try:
+        paths = _own(pid)
+        own = _own()
+    except OSError:
+        return {}
+    v1, v2 = _mounts()
+    places = {"v2": (v2, "")} if v2 is not None else {}
+    places |= {controller: (where, controller) for controller, where in v1.items()}
+    found: dict[str, str] = {}
+    for controller, (where, name) in places.items():
+        path = paths.get(name, "/")
+        if path not in ("/", own.get(name)) and os.path.isdir(f"{where}{path}"):
+            found[controller] = f"{where}{path}"
+    if "v2" in found and not os.path.exists(f"{found['v2']}/memory.current"):
+        del found["v2"]
+    return found
 
 
 def delegate() -> bool:

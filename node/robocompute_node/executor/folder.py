@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import trio
 
 from robocompute_node.executor import processes, segments
 from robocompute_node.executor.cgroups import Group
+from robocompute_node.executor.engine import Engine, EngineError
 from robocompute_node.executor.port import JobExit
 from robocompute_node.executor.spec import (
     CONTROL,
@@ -38,6 +40,8 @@ from robocompute_protocol.money import Millis
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _ANSWER_BYTES: Final = 65_536
 _ANSWER_S: Final = 5.0
@@ -220,9 +224,18 @@ class JobFolder:
         state = self.state()
         if state.get("boot") != boot_id():
             return
+        if "container" in state:
+            self._sweep_container(state["socket"], state["container"])
+            return
         Group(dict(state["groups"])).remove()
         if state["bwrap"]:
             processes.signal_all(processes.session(state["bwrap"]), signal.SIGKILL)
+
+    def _sweep_container(self, socket: str, name: str) -> None:
+        try:
+            Engine(socket).remove(name)
+        except EngineError as exc:
+            log.warning("%s: its container may still be there: %s", self.path.name, exc)
 
     def delete(self) -> None:
         """Delete the folder, whatever modes the job gave its own folders."""

@@ -70,6 +70,33 @@ class Limits:
         self.log_bytes = log_bytes
 
 
+class ContainerSpec:
+    """The container that a job asks for, in place of a sandbox of this machine's own files."""
+
+    __slots__ = ("image", "init", "most", "socket", "user")
+
+    def __init__(
+        self,
+        *,
+        socket: str,
+        image: str,
+        user: str,
+        most: int,
+        init: bool,
+    ) -> None:
+        self.socket = socket
+        """Of the engine."""
+        self.image = image
+        """By its digest: a name may mean another image tomorrow."""
+        self.user = user
+        """Inside, as the engine takes it: numbers."""
+        self.most = most
+        """Open files, and processes of one user, that the engine may allow."""
+        self.init = init
+        """Whether the engine's own process 1 starts the program: as process 1 itself it would not
+        heed SIGTERM, and would have to bury the children of others."""
+
+
 class Spec:
     """One supervised run: a job, or the building of an environment."""
 
@@ -77,6 +104,7 @@ class Spec:
         "argv",
         "binds",
         "bwrap",
+        "container",
         "cwd",
         "env",
         "gpus",
@@ -97,6 +125,7 @@ class Spec:
         measured: Sequence[str],
         gpus: Sequence[str] = (),
         uid: int | None = None,
+        container: ContainerSpec | None = None,
     ) -> None:
         self.bwrap = bwrap
         self.argv = list(argv)
@@ -109,18 +138,28 @@ class Spec:
         self.gpus = list(gpus)
         self.uid = uid
         """The host user it runs as; None is the supervisor's own."""
+        self.container = container
 
     def to_json(self) -> str:
         fields = {name: getattr(self, name) for name in self.__slots__}
         fields["binds"] = [[bind.source, bind.target, bind.writable] for bind in self.binds]
         fields["limits"] = {name: getattr(self.limits, name) for name in Limits.__slots__}
+        if self.container is not None:
+            names = ContainerSpec.__slots__
+            fields["container"] = {name: getattr(self.container, name) for name in names}
         return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
         fields: dict[str, Any] = json.loads(text)
         binds = [Bind(source, target, writable=w) for source, target, w in fields.pop("binds")]
-        return cls(binds=binds, limits=Limits(**fields.pop("limits")), **fields)
+        container = fields.pop("container", None)
+        return cls(
+            binds=binds,
+            limits=Limits(**fields.pop("limits")),
+            container=None if container is None else ContainerSpec(**container),
+            **fields,
+        )
 
 
 def boot_id() -> str:

@@ -18,9 +18,8 @@ import time
 from hashlib import sha256
 
 from robocompute_node.executor import processes
-from robocompute_node.executor.cgroups import Group
+from robocompute_node.executor.boxes import box_for
 from robocompute_node.executor.intake import Intake
-from robocompute_node.executor.launch import launch
 from robocompute_node.executor.segments import NOTE, STDERR, STDOUT, SUPERVISOR, SegmentWriter
 from robocompute_node.executor.spec import (
     CONTROL,
@@ -76,16 +75,9 @@ class Supervisor:
         self._began = time.monotonic()
         self._set_lease(prepaid_ms, reserve_ms)
         self._log = SegmentWriter(LOG, spec.limits.log_bytes)
-        self._group = Group.create(
-            name,
-            memory_bytes=spec.limits.memory_bytes,
-            pids=spec.limits.pids,
-            cpu_cores=spec.limits.cpu_cores,
-        )
+        self._box = box_for(spec, name)
         self._selector = selectors.DefaultSelector()
         self._intake = Intake(self._log, self._selector, rate=spec.limits.output_rate)
-        self._bwrap = 0
-        self._init: int | None = None
         self._started_at: float | None = None
         self._wait_status: int | None = None
         self._exited_at = 0.0
@@ -140,14 +132,7 @@ class Supervisor:
         err, err_in = os.pipe2(os.O_CLOEXEC)
         status, status_in = os.pipe2(os.O_CLOEXEC)
         started, started_in = os.pipe2(os.O_CLOEXEC)
-        self._bwrap = launch(
-            self._spec,
-            self._group,
-            stdout=out_in,
-            stderr=err_in,
-            status=status_in,
-            started=started_in,
-        )
+        self._box.launch(stdout=out_in, stderr=err_in, status=status_in, started=started_in)
         self._write_state()
         for fd in (out_in, err_in, status_in, started_in):
             os.close(fd)
@@ -166,7 +151,7 @@ class Supervisor:
         if self._wait_status is not None:
             return min([*moments, self._exited_at + _DRAIN_S])
         moments.append(self._disk_at)
-        if not {"memory", "pids"} <= self._group.limits:
+        if not {"memory", "pids"} <= self._box.enforced:
             moments.append(self._poll_at)
         if self._cause is None:
             moments.append(self._end_at)
@@ -189,7 +174,7 @@ class Supervisor:
         self._check_lease(now)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = now + 1
-            self._kill()
+            self._box.kill()
 
     # --- the program ----------------------------------------------------------------------------
 
@@ -209,7 +194,7 @@ class Supervisor:
             return
         self._selector.unregister(fd)
         if end:
-            self._init = int(json.loads(line)["child-pid"])
+            self._box.init = int(json.loads(line)["child-pid"]) or None
             self._write_state()
 
     def _on_started(self, fd: int) -> None:
@@ -231,29 +216,14 @@ class Supervisor:
         os.close(self._ready)
         self._ready = -1
 
-    def _pids(self) -> list[int]:
-        """Return the program's processes, without bubblewrap's own two."""
-        inside = self._group.pids()
-        if inside is None:
-            inside = processes.tree(self._init)
-        return [pid for pid in inside if pid not in (self._bwrap, self._init)]
-
     def _reap(self, now: float) -> None:
         if self._wait_status is None:
-            pid, status = os.waitpid(self._bwrap, os.WNOHANG)
+            pid, status = os.waitpid(self._box.child, os.WNOHANG)
             if pid:
                 self._wait_status = status
                 self._exited_at = now
                 self._thaw(now)
-                processes.signal_all(self._group.pids() or [], signal.SIGKILL)
-
-    def _kill(self) -> None:
-        """End everything: process 1 of the namespace takes all others with it."""
-        processes.signal_all(self._group.pids() or processes.tree(self._init), signal.SIGKILL)
-        if self._init is None:
-            processes.signal_all([self._bwrap], signal.SIGKILL)
-        else:
-            processes.signal_all([self._init], signal.SIGKILL)
+                self._box.sweep()
 
     def _end(self, cause: str, detail: str, *, grace_s: float) -> None:
         """Begin to end the job. The first cause stays; a later call may only shorten the grace."""
@@ -266,7 +236,7 @@ class Supervisor:
         self._note(detail)
         self._thaw(now)
         if grace_s > 0:
-            processes.signal_all(self._pids(), signal.SIGTERM)
+            self._box.terminate()
 
     # --- limits and lease -----------------------------------------------------------------------
 
@@ -274,12 +244,11 @@ class Supervisor:
         limits = self._limits
         if now >= self._wall_at() and self._frozen_at is None:
             self._end("wall_time", f"time limit of {limits.wall_ms // 1000} s reached", grace_s=5)
-        if now >= self._poll_at and not {"memory", "pids"} <= self._group.limits:
+        if now >= self._poll_at and not {"memory", "pids"} <= self._box.enforced:
             self._poll_at = now + _POLL_S
-            pids = self._pids()
-            used = processes.resident_bytes(pids)
+            used = self._box.memory_bytes()
             self._peak_bytes = max(self._peak_bytes, used)
-            if used > limits.memory_bytes and "memory" not in self._group.limits:
+            if used > limits.memory_bytes and "memory" not in self._box.enforced:
                 self._end("memory", _over("memory", limits.memory_bytes), grace_s=0)
         if now >= self._disk_at:
             used = self._disk_bytes()
@@ -307,16 +276,14 @@ class Supervisor:
         elif (
             now >= self._freeze_at and self._frozen_at is None and self._started_at is not None
         ):  # Not before the start: whoever waits for that would wait for the next payment.
-            if not self._group.freeze(True):
-                processes.signal_all(self._pids(), signal.SIGSTOP)
+            self._box.freeze(True)
             self._frozen_at = now
             self._note("frozen: waiting for the next payment")
 
     def _thaw(self, now: float) -> None:
         if self._frozen_at is None:
             return
-        if not self._group.freeze(False):
-            processes.signal_all(self._pids(), signal.SIGCONT)
+        self._box.freeze(False)
         self._frozen_s += now - self._frozen_at
         self._frozen_at = None
 
@@ -382,14 +349,10 @@ class Supervisor:
         }
 
     def _usage(self) -> dict[str, Any]:
-        pids = [] if {"memory", "cpuacct"} <= self._group.folders.keys() else self._pids()
-        memory = self._group.memory_bytes()
-        if memory is None:
-            memory = processes.resident_bytes(pids)
+        memory = self._box.memory_bytes()
         self._peak_bytes = max(self._peak_bytes, memory)
-        cpu_ms = self._group.cpu_ms()
         return {
-            "cpu_ms": processes.cpu_ms(pids) if cpu_ms is None else cpu_ms,
+            "cpu_ms": self._box.cpu_ms(),
             "memory_bytes": memory,
             "peak_memory_bytes": self._peak_bytes,
         }
@@ -397,12 +360,11 @@ class Supervisor:
     def _write_state(self) -> None:
         state = {
             "supervisor": os.getpid(),
-            "bwrap": self._bwrap,
-            "init": self._init,
+            "init": self._box.init,
             "boot": boot_id(),
-            "groups": self._group.folders,
-            "enforced": sorted(self._group.limits),
+            "enforced": sorted(self._box.enforced),
             "started": self._started_at is not None,
+            **self._box.state(),
         }
         write_durably(STATE, json.dumps(state), sync=False)
 
@@ -419,7 +381,7 @@ class Supervisor:
             code = None
         self._log.close()
         now = time.monotonic()
-        self._group.remove()
+        self._box.remove()
         began = now if self._started_at is None else self._started_at
         frozen_ms = self._frozen_ms(now)
         record = {
@@ -442,7 +404,7 @@ class Supervisor:
         if self._started_at is None:
             reason = self._intake.early_errors.decode(errors="replace").strip()
             return "sandbox_failed", reason or f"the sandbox ended with status {code}"
-        if code != 0 and self._group.out_of_memory():
+        if code != 0 and self._box.out_of_memory():
             return "memory", _over("memory", self._limits.memory_bytes)
         if code != 0 and self._disk_bytes() > self._limits.disk_bytes:
             return "disk", _over("disk space", self._limits.disk_bytes)
