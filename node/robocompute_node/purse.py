@@ -17,7 +17,7 @@ from robocompute_protocol.errors import ChainRefused
 from robocompute_protocol.identifiers import Address, NodeKey, to_base58
 from robocompute_protocol.money import MicroUnits, format_amount
 from robocompute_settlement.drafting import DraftingSettlement
-from robocompute_settlement.drafts import signature_of, wire_of
+from robocompute_settlement.drafts import LAMPORTS_A_SIGNATURE, signature_of, wire_of
 from robocompute_settlement.port import Attempt, Outcome
 from robocompute_settlement.solana import SolanaSettlement
 
@@ -219,7 +219,8 @@ class Purse:
 
         Raises:
             BadDraft: it is not signed, or not by its signer.
-            ChainRefused: it failed, or its time is over and nothing has moved.
+            ChainRefused: it failed, its signer cannot pay the fee, or its time is over and nothing
+                has moved.
         """
         attempt = Attempt(signature=signature_of(draft), last_valid_height=draft.last_valid_height)
         match await self.chain.outcome(attempt):
@@ -235,6 +236,12 @@ class Purse:
                     "--unsigned, and sign and send it within a minute"
                 )
             case Outcome.PENDING:
+                # Nobody takes it then, and that would be known only once its time is over.
+                if await self.chain.lamports(draft.signer) < LAMPORTS_A_SIGNATURE:
+                    raise ChainRefused(
+                        "the signer has no SOL for the fee: send it some, to "
+                        f"{to_base58(draft.signer)}"
+                    )
                 await self.chain.send_signed(wire_of(draft), draft.last_valid_height)
                 return False
 

@@ -28,7 +28,7 @@ from robocompute_settlement.refusals import OutOfSol
 from robocompute_settlement.rpc import Rpc
 from robocompute_settlement.sending import Sender
 from robocompute_settlement.subscriptions import Subscriptions
-from robocompute_settlement.transactions import BUDGET_INSTRUCTIONS, Priority
+from robocompute_settlement.transactions import BUDGET_INSTRUCTIONS, Priority, payer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -297,9 +297,7 @@ class SolanaSettlement(SolanaReader):
         try:
             return await self._sender.send(instructions, self._key, also, journal=journal)
         except OutOfSol as exc:
-            raise ChainRefused(
-                f"{exc}, to {to_base58(self.signer)}", details=exc.details
-            ) from None
+            raise _out_of_sol(exc, self.signer) from None
 
     async def send_signed(self, wire: bytes, last_valid_height: int | None) -> Sent:
         """Send and confirm a transaction that was signed elsewhere. It is never signed anew.
@@ -307,7 +305,10 @@ class SolanaSettlement(SolanaReader):
         Raises:
             ChainRefused: so above, and when it expired without being taken.
         """
-        return await self._sender.send_signed(wire, last_valid_height)
+        try:
+            return await self._sender.send_signed(wire, last_valid_height)
+        except OutOfSol as exc:
+            raise _out_of_sol(exc, payer_of(wire)) from None
 
     async def outcome(self, attempt: Attempt) -> Outcome:
         return await self._sender.outcome(attempt)
@@ -315,6 +316,10 @@ class SolanaSettlement(SolanaReader):
     async def _instructions(self) -> Instructions:
         await self.connect()
         return Instructions(self.addresses)
+
+
+def _out_of_sol(exc: OutOfSol, payer: Address) -> ChainRefused:
+    return ChainRefused(f"{exc}, to {to_base58(payer)}", details=exc.details)
 
 
 def _lease_statement(stake: StakeView, tick: LeaseTick) -> Statement:

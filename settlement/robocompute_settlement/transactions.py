@@ -12,6 +12,7 @@ from solders.message import Message
 from solders.transaction import VersionedTransaction
 
 from robocompute_protocol.errors import ChainRefused
+from robocompute_protocol.identifiers import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,3 +137,8 @@ def writable(instructions: Sequence[Instruction], signer: Keypair) -> tuple[byte
         bytes(meta.pubkey) for each in instructions for meta in each.accounts if meta.is_writable
     ]
     return tuple(dict.fromkeys(found))
+
+
+def payer_of(wire: bytes) -> Address:
+    """Return who pays the fee of a transaction that ``received`` took."""
+    return Address(bytes(VersionedTransaction.from_bytes(wire).message.account_keys[0]))

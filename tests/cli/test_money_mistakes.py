@@ -218,3 +218,8 @@ def test_a_wallet_without_sol_is_told_where_to_send_some(owner: Owner, tmp_path:
     poor = owner.json("wallet")["wallet_address"]
     said = owner.refused("stake", "register")
     assert f"send it some, to {poor}" in said
+    draft = tmp_path / "register"
+    owner.json("stake", "register", "--unsigned", str(draft))
+    owner.json("wallet", "sign", str(draft), "--yes")
+    said = owner.refused("wallet", "send", f"{draft}.signed")
+    assert f"no SOL for the fee: send it some, to {poor}" in said

@@ -214,6 +214,10 @@ async def test_settling_now_says_which_channels_and_what_waits(
         told: Any = await provider.money.settle()
         (waiting,) = told["waiting"]
         assert told["settled_channels"] == told["transactions"] == []
+        owed = told["unsettled_before"]
+        assert parse_amount(owed) > 0
+        assert told["unsettled_after"] == waiting["amount"] == owed
+        assert told["available_before"] == told["available_after"]
         assert address_from_base58(waiting["channel"]) == client.channel_with(provider).channel
         world.chain.fault = lambda _name: None
         await trio.sleep(600)
@@ -221,6 +225,10 @@ async def test_settling_now_says_which_channels_and_what_waits(
         told = await provider.money.settle()
         assert told["waiting"] == []
         assert len(told["transactions"]) == len(told["settled_channels"]) == 1
+        assert parse_amount(told["unsettled_before"]) > 0
+        assert told["unsettled_after"] == "0.000000"
+        gained = parse_amount(told["available_after"]) - parse_amount(told["available_before"])
+        assert 0 < gained <= parse_amount(told["unsettled_before"])
 
 
 def test_lines_are_added_up_by_what_is_asked_for_and_exported_whole() -> None:

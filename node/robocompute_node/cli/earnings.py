@@ -147,10 +147,14 @@ def settle(data: Path, as_json: bool) -> None:
         say("Nothing waits: all that is owed is settled.")
     elif told["settled_channels"]:
         say(f"{counted(len(told['settled_channels']), 'channel')} settled")
+        before, after = told["unsettled_before"], told["unsettled_after"]
+        say(f"  not settled: {before} before, {after} now")
+        before, after = told["available_before"], told["available_after"]
+        say(f"  available, after fees: {before} before, {after} now")
     for transaction in told["transactions"]:
         say(f"  transaction {transaction}")
     for each in told["waiting"]:
-        say(f"! {each['channel']} waits: {each['why']}")
+        say(f"! {each['amount']} on {each['channel']} waits: {each['why']}")
 
 
 async def _earnings(accounts: MoneyApi, _config: NodeConfig) -> dict[str, Any]:

@@ -249,25 +249,14 @@ class Accounts:
             raise InvalidRequest(
                 "this node earns nothing: add the role provider to [node] roles in its config.toml"
             )
-        earnings = self._paid_side.earnings
-        before = {due.channel: due.claim for due in earnings.due()}
-        await self._paid_side.settler.settle_everything()
-        left = {due.channel: due for due in earnings.due()}
-        done = [name for name in before if name not in left]
-        records = [record for name in done if (record := earnings.get(name)) is not None]
-        return {
-            "settled_channels": [to_base58(name) for name in done],
-            "transactions": sorted({record.settlement for record in records}),
-            "waiting": [
-                {
-                    "channel": to_base58(name),
-                    "why": self._paid_side.settler.why_waits(name)
-                    or due.refused
-                    or "the chain did not take it",
-                }
-                for name, due in left.items()
-            ],
-        }
+        before = await self._available()
+        told = await self._paid_side.settler.settle_now()
+        after = await self._available()
+        return {**told, "available_before": before, "available_after": after}
+
+    async def _available(self) -> str:
+        balance = await self._chain.balance(self._wallet, self._mint)
+        return format_amount(0 if balance is None else balance.available)
 
     # --- books ----------------------------------------------------------------------------------
 

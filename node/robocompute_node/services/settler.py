@@ -124,6 +124,34 @@ class Settler:
         self.ask()
         await self._settle_what_is_due()
 
+    async def settle_now(self) -> Mapping[str, object]:
+        """Do as ``settle_everything``, and say what became of it. JSON-ready.
+
+        Raises: ChainBusy, ChainUnknown.
+        """
+        earnings = self._earnings
+        before, unsettled = {due.channel for due in earnings.due()}, self._unsettled()
+        await self.settle_everything()
+        left = {due.channel: due for due in earnings.due()}
+        done = [self._record(channel) for channel in before if channel not in left]
+        return {
+            "unsettled_before": format_amount(unsettled),
+            "unsettled_after": format_amount(self._unsettled()),
+            "settled_channels": [to_base58(record.channel) for record in done],
+            "transactions": sorted({record.settlement for record in done}),
+            "waiting": [
+                {
+                    "channel": to_base58(channel),
+                    "amount": format_amount(self._record(channel).unsettled),
+                    "why": self.why_waits(channel) or due.refused or "the chain did not take it",
+                }
+                for channel, due in left.items()
+            ],
+        }
+
+    def _unsettled(self) -> int:
+        return sum(self._record(due.channel).unsettled for due in self._earnings.due())
+
     # --- settling -------------------------------------------------------------------------------
 
     def _owed(self, due: SettleDue) -> Owed:
