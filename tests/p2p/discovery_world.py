@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from robocompute_node.clocks import Clock
+from robocompute_node.p2p.discovery.lan import LanBeacon
 from robocompute_node.p2p.discovery.service import Discovery, Finding
 from robocompute_node.p2p.host import Libp2pNetwork
 from robocompute_node.p2p.relay import RelayBounds
@@ -58,6 +59,7 @@ async def member(
     relay: bool = False,
     network_id: Digest | None = NETWORK,
     wanted: int = 8,
+    lan: bool = False,
     remembered: tuple[tuple[NodeKey, tuple[str, ...]], ...] = (),
     **settings: Any,
 ) -> AsyncGenerator[Member]:
@@ -79,6 +81,11 @@ async def member(
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
         await nursery.start(discovery.run)
+        if lan:
+            beacon = LanBeacon(
+                network.key, lambda: network.addresses, lambda: network_id, discovery.found
+            )
+            nursery.start_soon(beacon.run)
         yield Member(network, discovery, nursery.cancel_scope)
         nursery.cancel_scope.cancel()
 

@@ -126,3 +126,20 @@ def two_houses() -> Generator[dict[str, str]]:
     finally:
         for namespace in names.values():
             subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
+
+
+@contextmanager
+def one_house() -> Generator[tuple[str, str]]:
+    """Yield two namespaces that one cable joins: a local network, 10.9.0.1 and 10.9.0.2."""
+    names = (f"rc{os.getpid()}-desk", f"rc{os.getpid()}-shelf")
+    try:
+        for namespace in names:
+            _ip("netns", "add", namespace)
+            _ip("-n", namespace, "link", "set", "lo", "up")
+        _cable(names[0], "eth0", "10.9.0.1", names[1], "eth0", "10.9.0.2")
+        for namespace in names:
+            _ip("-n", namespace, "route", "add", "default", "dev", "eth0")
+        yield names
+    finally:
+        for namespace in names:
+            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
