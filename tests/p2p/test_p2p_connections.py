@@ -115,6 +115,14 @@ def test_arrivals_are_slowed_down_to_what_handshakes_may_cost() -> None:
     assert isinstance(arrive("192.0.2.1", 1.0), Knock)
 
 
+def test_a_process_that_runs_late_turns_newcomers_away() -> None:
+    table = ConnectionTable(BOUNDS)
+    table.lag_s = BOUNDS.shed_at_lag_s + 0.1
+    assert table.knock("192.0.2.1", 0.0, NOBODY) is Refusal.OVERLOADED
+    table.lag_s = BOUNDS.shed_at_lag_s
+    assert isinstance(table.knock("192.0.2.1", 0.0, NOBODY), Knock)
+
+
 def test_a_full_table_lets_nobody_in_until_somebody_may_go() -> None:
     table = ConnectionTable(BOUNDS)
     for each in range(BOUNDS.inbound_connections):

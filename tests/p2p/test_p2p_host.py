@@ -207,41 +207,6 @@ def test_a_bad_setting_is_a_configuration_error(settings: dict[str, Any]) -> Non
         node("one", **settings)
 
 
-async def test_when_libp2p_fails_it_comes_up_again_with_all_that_was_registered(
-    nursery: trio.Nursery,
-) -> None:
-    one, other = node("one"), node("other")
-    one.serve(ECHO, echo)
-    with trio.fail_after(PATIENCE_S):
-        await nursery.start(one.run)
-        await nursery.start(other.run)
-        other.add_addresses(one.key, one.addresses)
-        async with one.subscribe(TOPIC, lambda _peer, _payload: True) as messages:
-            before = one.addresses
-            async with other.open(one.key, ECHO) as stream:
-                inside: Any = one._nursery  # pyright: ignore[reportPrivateUsage]
-                inside.start_soon(_fail)
-                with pytest.raises(PeerGone):
-                    await stream.receive()
-            while one.starts < 2:  # noqa: ASYNC110
-                await trio.sleep(0.02)
-            await ask(other, one.key, b"again")
-            assert one.addresses == before
-
-            async def announce() -> None:
-                while True:
-                    await other.publish(TOPIC, b"still here")
-                    await trio.sleep(0.1)
-
-            nursery.start_soon(announce)
-            assert await anext(messages) == (other.key, b"still here")
-    nursery.cancel_scope.cancel()
-
-
-async def _fail() -> None:
-    raise RuntimeError("a bug in libp2p")
-
-
 async def test_a_bootstrap_peer_is_dialled_and_dialled_again_when_it_returns(
     nursery: trio.Nursery,
 ) -> None:

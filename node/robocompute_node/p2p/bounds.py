@@ -55,12 +55,16 @@ class PeerBounds:
     """Of those, from one address: half, so that nobody takes them all."""
     arrivals_per_address_burst: int = 128
     """Of those, from one address at once: a rack that comes back after a power cut."""
+    shed_at_lag_s: float = 1.0
+    """Seconds that this process runs late from which on newcomers are turned away: those that are
+    connected would lose their connections, because their pings go unanswered."""
     grace_s: float = 20.0
     """Seconds in which a connection need not have been of use: it is not pruned before."""
     dials_at_once: int = 32
     """Outbound connections being made: each costs a socket and a handshake's 10 ms."""
-    handshake_s: int = 5
-    """Seconds for a handshake, and for naming the protocol of a new stream."""
+    handshake_s: int = 8
+    """Seconds for a handshake, and for naming the protocol of a new stream: five round trips on a
+    satellite link, or with a node that is short of CPU."""
     linger_s: float = 30.0
     """Seconds a peer may take to end its side of a stream after we ended ours."""
     write_deadline_s: float = 30.0

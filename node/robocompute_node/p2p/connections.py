@@ -32,6 +32,7 @@ class Refusal(StrEnum):
     ADDRESS_FULL = "address_full"
     NETWORK_FULL = "network_full"
     FULL = "full"
+    OVERLOADED = "overloaded"
     BARRED = "barred"
     NO_NODE_KEY = "no_node_key"
 
@@ -96,6 +97,8 @@ class ConnectionTable:
         self._of_address: Rates[str] = Rates(
             bounds.arrivals_per_address_per_second, bounds.arrivals_per_address_burst
         )
+        self.lag_s = 0.0
+        """How late this process runs just now, as the shell measures it."""
         self._useful: OrderedDict[NodeKey, float] = OrderedDict()
 
     @property
@@ -113,6 +116,8 @@ class ConnectionTable:
     def knock(self, host: str, now: float, protected: Collection[NodeKey]) -> Knock | Refusal:
         """Somebody at ``host`` asks for a handshake. A ``Knock`` calls for one ``answered``."""
         bounds, origin = self._bounds, origin_of(host)
+        if self.lag_s > bounds.shed_at_lag_s:
+            return Refusal.OVERLOADED
         if len(self._knocks) >= bounds.half_open_connections:
             return Refusal.HALF_OPEN
         if self._half_open[origin.address] >= bounds.half_open_per_address:

@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 STAGGER_S: Final = 0.25
 """Head start of one address before the next is tried as well."""
-DIAL_S: Final = 5.0
-"""Seconds for one dial with its handshake: three round trips on the slowest link, and spare."""
-RACE_S: Final = 8.0
+DIAL_S: Final = 8.0
+"""Seconds for one dial with its handshake: five round trips on the slowest link, and spare."""
+RACE_S: Final = 10.0
 """Seconds for all addresses of a peer together, and for a turn to dial at all."""
 REDIAL_MIN_S: Final = 0.5
 """First wait after a lost connection: a daemon restarts in about a second."""
@@ -167,6 +167,7 @@ class Dialer:
                     else:
                         conn = await swarm.dial_in_turn(address, peer_id_of(peer))
             except Exception as exc:  # noqa: BLE001 every layer of libp2p has its own errors
+                swarm.meters.dial_failures += 1
                 failures.append(f"{address}: {_root_of(exc)}")
                 failed.set()
                 return

@@ -7,6 +7,7 @@ Subscriptions outlive the libp2p host beneath them, which may be restarted.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,12 @@ log = logging.getLogger(__name__)
 
 SUBSCRIPTION_QUEUE: Final = 1_024
 """Messages waiting for one subscriber: five seconds at the rate a Python node can relay."""
+MAX_UNSENT: Final = 64
+"""Messages kept while no host runs: a restart takes a second, and what is older is said again."""
+CATCH_UP_S: Final = 10.0
+"""After a restart, how long a peer is waited for that follows a topic with something unsent."""
+LOOK_S: Final = 0.1
+"""How often it is looked for."""
 UNFOLLOW_S: Final = 1.0
 """Telling peers that a topic is no longer followed is a courtesy, and waits no longer."""
 
@@ -69,6 +76,7 @@ class Gossip:
         self._meters = meters
         self._topics: dict[str, list[_Subscription]] = {}
         self._pubsub: GuardedPubsub | None = None
+        self._unsent: deque[tuple[str, bytes]] = deque(maxlen=MAX_UNSENT)
         self._changing = trio.Lock()
 
     async def attach(self, pubsub: GuardedPubsub) -> None:
@@ -77,12 +85,24 @@ class Gossip:
         for topic in list(self._topics):
             await self._settle(topic)
 
+    async def catch_up(self) -> None:
+        """Send what was published while no host ran, once somebody follows it."""
+        with trio.move_on_after(CATCH_UP_S):
+            while self._unsent and not self._somebody_follows(self._unsent[0][0]):  # noqa: ASYNC110 libp2p's tables have no event
+                await trio.sleep(LOOK_S)
+        for _ in range(len(self._unsent)):
+            topic, payload = self._unsent.popleft()
+            await self.publish(topic, payload)
+
+    def _somebody_follows(self, topic: str) -> bool:
+        return self._pubsub is not None and bool(self._pubsub.peer_topics.get(topic))
+
     def detach(self) -> None:
         """The host is gone; until the next ``attach`` nothing is sent or comes."""
         self._pubsub = None
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        """Send to whoever follows ``topic``. While no host runs, nothing is sent.
+        """Send to whoever follows ``topic``. While no host runs, the newest few are kept.
 
         Raises:
             LocalProtocolError: the payload is over the limit.
@@ -93,12 +113,14 @@ class Gossip:
             )
         pubsub = self._pubsub
         if pubsub is None:
-            log.warning("no network just now, a message of %s was not sent", topic)
+            log.warning("no network just now, a message of %s waits", topic)
+            self._unsent.append((topic, payload))
             return
         try:
             await pubsub.publish(topic, payload)
         except Exception as exc:  # noqa: BLE001 the host is falling over; it will be restarted
-            log.warning("a message of %s was not sent: %r", topic, exc)
+            log.warning("a message of %s was not sent, it waits: %r", topic, exc)
+            self._unsent.append((topic, payload))
 
     @asynccontextmanager
     async def subscribe(

@@ -110,11 +110,7 @@ class GuardedSwarm(Swarm):
         """
         async with self._dials:
             self.meters.dials += 1
-            try:
-                return await self.dial_addr(address, peer_id)
-            except Exception:
-                self.meters.dial_failures += 1
-                raise
+            return await self.dial_addr(address, peer_id)
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         muxed: Any = muxed_conn

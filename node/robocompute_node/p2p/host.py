@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from libp2p.abc import INetConn, INetStream
 
+    from .connections import ConnectionTable
     from .relay import RelayBounds
 
 __all__ = ["Libp2pNetwork", "node_key_of", "peer_id_of"]
@@ -52,6 +53,10 @@ log = logging.getLogger(__name__)
 
 STALE_S: Final = 2.0
 """A known connection may leave a new stream unanswered this long; then another is dialled."""
+LAG_LOOK_S: Final = 0.25
+"""How often it is measured how late this process runs."""
+LAG_DECAY: Final = 0.9
+"""After a stall of ten seconds newcomers are let in again five seconds later."""
 CLOSING_S: Final = 2.0
 """Seconds for goodbyes when the host stops."""
 
@@ -313,6 +318,8 @@ class Libp2pNetwork:
                 self._supervisor.came_up()
                 nursery.start_soon(self._dialer.keep_connected, swarm)
                 nursery.start_soon(self._repair, swarm, pubsub, router)
+                nursery.start_soon(self._gossip.catch_up)
+                nursery.start_soon(_measure_lag, swarm.table)
                 if self.starts == 1:
                     task_status.started()
                 try:
@@ -389,6 +396,14 @@ class Libp2pNetwork:
             swarm.forget_dead_connections()
             await pubsub.repair_peers(backoff)
             router.forget_strangers(set(swarm.connections))
+
+
+async def _measure_lag(table: ConnectionTable) -> None:
+    """Keep ``table.lag_s`` at how late this process wakes up; it falls slower than it rises."""
+    while True:
+        due = trio.current_time() + LAG_LOOK_S
+        await trio.sleep_until(due)
+        table.lag_s = max(trio.current_time() - due, table.lag_s * LAG_DECAY)
 
 
 def _present(listen: tuple[Multiaddr, ...]) -> tuple[Multiaddr, ...]:
