@@ -147,11 +147,11 @@ class Bench:
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def engine() -> Iterator[str]:
     """The socket of a container engine of the tests' own, which has the image ``podman_engine.IMAGE``."""
     if absent := missing():
         pytest.skip(absent)
-    with podman(tmp_path_factory.mktemp("engine")) as socket:
+    with podman() as socket:
         import_python(socket)
         yield socket
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,10 @@ def missing() -> str:
 
 
 @contextmanager
-def podman(folder: Path) -> Generator[str]:
-    """Run Podman's service; its socket. All it keeps is in ``folder``."""
+def podman() -> Generator[str]:
+    """Run Podman's service; its socket. All it keeps is in a folder that goes with it."""
+    # With a short name: Podman takes no longer one.
+    folder = Path(tempfile.mkdtemp(prefix="rc-engine-"))
     config = folder / "containers.conf"
     # What a container may do at most is what this process may.
     config.write_text(
@@ -60,6 +63,7 @@ def podman(folder: Path) -> Generator[str]:
         service.wait(START_S)
         # What it mounted for its storage would keep the folder from being deleted.
         subprocess.run(["umount", "-l", str(folder / "root" / "overlay")], capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait(socket: str, service: subprocess.Popen[bytes], errors: Path) -> None:

@@ -128,7 +128,7 @@ try:
     open("/usr/new", "w")
 except OSError as exc:
     print(exc.strerror)
-print(open("data.txt").read(), os.environ["MINE"], os.getcwd(), os.path.exists("/root/.ssh"))
+print(open("data.txt").read(), os.environ["MINE"], os.getcwd(), os.path.exists("/etc/shadow"))
 print([name for name in ("containerenv", ".dockerenv") if os.path.exists(f"/run/{name}.sock")])
 print(len([pid for pid in os.listdir("/proc") if pid.isdigit()]) < 5)
 open("made.txt", "w").write("work"); open("/volume/result.txt", "w").write("volume")
