@@ -30,6 +30,8 @@ from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.transport.tcp import tcp as tcp_module
 
+from . import fast_paths
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -210,6 +212,10 @@ def _write_whole_frames() -> None:
                 sent += size
 
     async def write_frame(self: Yamux, data: bytes) -> None:
+        if fast_paths.writes_whole(self):
+            async with self._write_lock:
+                await self.secured_conn.write(data)
+            return
         async with self._write_lock:
             deadline = trio.current_time() + FRAME_WRITE_DEADLINE_S
             with trio.CancelScope(shield=True, deadline=deadline) as scope:
@@ -352,6 +358,31 @@ PATCHES: Final = (
         "own-the-port",
         "SO_REUSEPORT lets a second node share the port, and half the dials reach the wrong one",
         _own_the_port,
+    ),
+    Patch(
+        "quiet-locks",
+        "a message passes ten locks that nobody else wants, each a turn of the scheduler",
+        fast_paths.quieten_locks,
+    ),
+    Patch(
+        "write-at-once",
+        "a write that the kernel takes at once waits for two turns of the scheduler",
+        fast_paths.write_at_once,
+    ),
+    Patch(
+        "score-nothing",
+        "each peer's score is added up for each message, to be compared with minus infinity",
+        fast_paths.score_without_thresholds,
+    ),
+    Patch(
+        "share-rpcs",
+        "a message is copied, split and serialised again for every peer it is relayed to",
+        fast_paths.share_rpcs,
+    ),
+    Patch(
+        "batch-rpcs",
+        "messages that wait for one peer go out one by one, each a frame, a packet and a wake-up",
+        fast_paths.batch_rpcs,
     ),
 )
 """Every patch, in the order of installation."""
