@@ -35,6 +35,8 @@ MAX_REQUESTS_PER_S: Final = 10_000
 """To one address: more than a validator of one's own answers."""
 MAX_PRIORITY_FEE: Final = 100_000_000
 """Micro-lamports a compute unit: 0.02 SOL for a transaction of 200,000 units. More is a slip."""
+MAX_IDLE_S: Final = 3_650 * DAY_S
+"""Ten years: longer than anybody waits for a client."""
 LOCAL_PROGRAM: Final = Address(digest(b"robocompute/local-world/program"))
 LOCAL_USDC: Final = Address(digest(b"robocompute/local-world/usdc"))
 LOCAL_USDT: Final = Address(digest(b"robocompute/local-world/usdt"))
@@ -300,6 +302,15 @@ class ProviderSettings:
             "Less is not worth the 10,000 lamports a settlement costs: it waits for more, for the "
             "channel's close, or for the node's stop.",
             settings.amount(),
+        ),
+    )
+    close_idle_after_s: float = field(
+        default=0.0,
+        metadata=about(
+            "A channel that no voucher came over for so long is settled and closed, its rest back "
+            "with its payer: for payers that are gone for good. The wallet's delegate, this node's "
+            "key, signs it (`robocompute-node wallet delegate set`). 0: never.",
+            settings.seconds(0, MAX_IDLE_S),
         ),
     )
     min_challenge_s: int = field(

@@ -15,6 +15,7 @@ from robocompute_node.core.settling import (
     Refusal,
     Why,
     batches,
+    is_abandoned,
     look_every,
     put_off,
     why_settle,
@@ -183,3 +184,19 @@ def test_three_vouchers_fit_one_transaction() -> None:
     book = tuple(replace(OWED, channel=channel(n)) for n in range(10))
     assert [len(batch) for batch in batches(book, POLICY, LATER)] == [3, 3, 3, 1]
     assert SETTLES_A_TRANSACTION == 3
+
+
+@pytest.mark.parametrize(
+    ("after", "idle", "abandoned"),
+    [(0, 10**12, False), (100, 99, False), (100, 100, True), (100, 10**12, True)],
+)
+def test_a_channel_is_abandoned_once_it_was_idle_for_as_long_as_is_set(
+    after: int, idle: int, *, abandoned: bool
+) -> None:
+    policy = Policy(
+        above=MicroUnits(1),
+        after_ms=Millis(1),
+        least=MicroUnits(1),
+        close_after_ms=Millis(after),
+    )
+    assert is_abandoned(policy, used_ms=Millis(5), now=Millis(5 + idle)) is abandoned

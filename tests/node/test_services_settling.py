@@ -6,13 +6,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import trio
-from fake_world import FakeNode, World, fake_world
+from fake_world import FAR_S, FUNDS, USDC, FakeNode, World, fake_world
 
 from robocompute_node.api.port import TaskStatus
 from robocompute_node.executor.fake import Pause
 from robocompute_protocol.errors import ChainBusy, ChainError, ChainRefused
 from robocompute_protocol.identifiers import Address, ChannelId, to_base58
 from robocompute_protocol.money import MicroUnits
+from robocompute_settlement.fake import FakeSettlement
 from robocompute_settlement.port import SettleClaim
 
 if TYPE_CHECKING:
@@ -54,6 +55,62 @@ async def test_money_is_settled_once_a_channel_owes_enough_or_is_old_enough(
         assert settled(world) == 2
         payee = world.check_agreed(client, provider)
         assert payee.settled == payee.ledger.owed
+
+
+async def test_a_channel_that_nobody_uses_any_more_is_settled_and_closed_by_its_payees_policy(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.provider(
+            script=lambda _: (Pause(1_000),), close_idle_after_s=3_600.0, settle_after_s=10**6,
+            slots=2,
+        )  # fmt: skip
+        await FakeSettlement(world.chain, provider.wallet).set_delegate_wallet(
+            mint=USDC, delegate=provider.key.node_key, allowance=MicroUnits(0), expires_s=FAR_S
+        )
+        await world.start(provider)
+        gone, stays = await earn(world, provider, "gone", "stays")
+        await gone.kill()
+        for _ in range(5):
+            await trio.sleep(1_000)
+            await stays.until_ended(await stays.submit("run"))
+        views = world.chain.ledger.channels
+        assert [view.payer for view in views.values()] == [stays.wallet]
+        await trio.sleep(200)
+        for record in provider.earnings.all():
+            assert record.closed is (record.payer == gone.wallet)
+            if record.closed:
+                assert record.settled == record.ledger.owed > 0
+        balance = world.chain.ledger.balances[gone.wallet, USDC]
+        (left,) = [r for r in provider.earnings.all() if r.payer == gone.wallet]
+        assert balance.available == FUNDS - left.settled
+        world.check_money()
+
+
+async def test_a_channel_is_closed_neither_while_a_job_runs_nor_without_the_owners_leave(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        provider = await world.provider(
+            script=lambda _: (Pause(7_200_000),), close_idle_after_s=60.0
+        )
+        await world.start(provider)
+        client = await world.start(await world.client(horizon_s=3_000.0))
+        await client.until_stage(await client.submit("run"), "running")
+        for _ in range(20):
+            await trio.sleep(100)
+            assert len(provider.lettings.running()) == 1
+        closes = [each.name for each in world.chain.sent].count("close_by_payee")
+        assert closes == 0
+        (record,) = provider.earnings.all()
+        await client.kill()
+        await trio.sleep(4_000)
+        assert provider.lettings.running() == ()
+        record = provider.earnings.get(record.channel)
+        assert record is not None
+        assert record.unsettled == 0
+        assert not record.closed  # the node's key is not the wallet's delegate here
+        assert record.channel in world.chain.ledger.channels
 
 
 async def test_a_busy_chain_is_asked_again_until_it_settles(

@@ -32,6 +32,8 @@ PUT_OFF_LAST: Final = Millis(600_000)
 """The pause doubles up to ten minutes…"""
 PUT_OFF_SHARE: Final = 16
 """…and to this part of the challenge time: a wallet that gets its SOL in time loses nothing."""
+CLOSE_AGAIN: Final = Millis(3_600_000)
+"""Before the close of an abandoned channel is tried again: nothing waits for it."""
 PROGRAM_REFUSED: Final = Millis(3_600_000)
 """Before a settlement is tried again that the program itself refused, while the channel is open."""
 
@@ -55,6 +57,8 @@ class Policy:
     """Settle what is older than this."""
     least: MicroUnits
     """Less is not worth its fee: it waits for more, for the channel's end, or to be asked for."""
+    close_after_ms: Millis = Millis(0)
+    """Close a channel that nothing was paid over for so long; 0: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,11 @@ def why_settle(owed: Owed, policy: Policy, now: Millis) -> Why | None:
         return Why.VALUE
     oldest = min(policy.after_ms, owed.challenge_s * 1_000 // AGE_SHARE)
     return Why.AGE if now - owed.since_ms >= oldest else None
+
+
+def is_abandoned(policy: Policy, *, used_ms: Millis, now: Millis) -> bool:
+    """Whether a channel over which nothing runs now is one to close."""
+    return 0 < policy.close_after_ms <= now - used_ms
 
 
 def batches(

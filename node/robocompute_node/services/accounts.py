@@ -232,11 +232,9 @@ class Accounts:
         if self._paid_side is None or (known := self._paid_side.earnings.get(channel)) is None:
             return NOTHING
         earnings = self._paid_side.earnings
-        ended = {end.agreement for end in known.ledger.ended}
-        running = [name for name in known.ledger.leased if name not in ended]
-        if running:
+        if known.running:
             raise InvalidRequest(
-                f"{len(running)} jobs are being paid over this channel: close it when they ended"
+                f"{len(known.running)} jobs are being paid over this channel: close it when they ended"
             )
         earnings.retire(channel)
         await self._paid_side.settler.settle_everything()

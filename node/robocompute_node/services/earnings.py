@@ -13,7 +13,13 @@ import trio
 
 from robocompute_node.core.channel_policy import Objection
 from robocompute_node.store import Store, Table, Transaction
-from robocompute_protocol.identifiers import Address, ChannelId, NodeKey, to_base58
+from robocompute_protocol.identifiers import (
+    Address,
+    AgreementId,
+    ChannelId,
+    NodeKey,
+    to_base58,
+)
 from robocompute_protocol.money import MicroUnits, Millis, format_amount
 from robocompute_protocol.vouchers import PayeeLedger
 
@@ -58,11 +64,19 @@ class EarningRecord(msgspec.Struct, frozen=True, kw_only=True):
     """This node is closing it: no job is taken on it before then."""
     seen_ms: Millis = Millis(0)
     """When the chain was last seen to hold the channel, within ``SEEN_SHARE`` of its challenge."""
+    used_ms: Millis = Millis(0)
+    """When its newest voucher came, or the channel was first seen; 0 where that is not known."""
 
     @property
     def unsettled(self) -> MicroUnits:
         """What can be claimed on chain and is not."""
         return MicroUnits(max(0, self.ledger.claimable - self.settled))
+
+    @property
+    def running(self) -> tuple[AgreementId, ...]:
+        """Agreements that are being paid over this channel."""
+        ended = {end.agreement for end in self.ledger.ended}
+        return tuple(name for name in self.ledger.leased if name not in ended)
 
 
 class SettleDue(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +186,12 @@ class Earnings:
         until = Millis(self._clock.now_ms() + RETIRED_MS)
         self.save(msgspec.structs.replace(self._records[channel], retired_until_ms=until))
 
+    def first_used(self, channel: ChannelId) -> None:
+        """Count a channel's idle time from now where it is not known since when it is idle."""
+        record = self._records[channel]
+        if record.used_ms == 0:
+            self.save(msgspec.structs.replace(record, used_ms=self._clock.now_ms()))
+
     def gone(self, channel: ChannelId, settled: MicroUnits) -> None:
         """The chain holds the channel no more, finally: what is above ``settled`` is lost.
 
@@ -195,6 +215,9 @@ class Earnings:
 
     def keep(self, txn: Transaction, record: EarningRecord) -> None:
         """Write a channel's record, and the settlement it calls for, in the caller's transaction."""
+        before = self._records.get(record.channel)
+        if before is None or before.ledger.sequence != record.ledger.sequence:
+            record = msgspec.structs.replace(record, used_ms=self._clock.now_ms())
         txn.put(EARNINGS, record.channel, record)
         known = self._due.get(record.channel)
         due: SettleDue | None = None

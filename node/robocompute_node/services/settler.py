@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import trio
 
 from robocompute_node.core.settling import (
+    CLOSE_AGAIN,
     Owed,
     Policy,
     Refusal,
     batches,
+    is_abandoned,
     look_every,
     put_off,
 )
@@ -74,11 +76,14 @@ class Settler:
             above=provider.settle_above,
             after_ms=Millis(int(provider.settle_after_s * 1000)),
             least=provider.settle_min,
+            close_after_ms=Millis(int(provider.close_idle_after_s * 1000)),
         )
         self._put_off: dict[ChannelId, PutOff] = {}
         self._asked: set[ChannelId] = set()
         self._ends: dict[ChannelId, Millis] = {}
         """When to ask next how much a channel that is gone had settled."""
+        self._closes: dict[ChannelId, Millis] = {}
+        """When to try next to close a channel that nobody uses any more."""
         self._sending = trio.Lock()
         """Who wants to settle meanwhile waits, and sees what is left: nothing is sent twice."""
 
@@ -256,6 +261,8 @@ class Settler:
                     continue
                 pause = min(pause, look_every(record.challenge_s))
                 await self._look_at(record.channel)
+                if self._policy.close_after_ms:
+                    await self._close_if_abandoned(record.channel)
             await trio.sleep(pause / 1000)
 
     async def _listen(self) -> None:
@@ -282,6 +289,39 @@ class Settler:
                 await self._gone(channel)
         except ChainError as exc:
             log.warning("channel not looked at, will retry: %s", exc)
+
+    async def _close_if_abandoned(self, channel: ChannelId) -> None:
+        """Settle and close a channel that was not used for as long as the owner's settings say."""
+        self._earnings.first_used(channel)
+        record, now = self._record(channel), self._clock.now_ms()
+        if (
+            record.running
+            or record.closed
+            or self._earnings.objection_to_more(record) is not None
+            or not is_abandoned(self._policy, used_ms=record.used_ms, now=now)
+            or now < self._closes.get(channel, 0)
+        ):
+            return
+        self._closes[channel] = Millis(now + CLOSE_AGAIN)
+        name = to_base58(channel)
+        self._earnings.retire(channel)  # no job begins on it from here on
+        self.ask(channel)
+        try:
+            await self._settle_what_is_due()
+            view = await self._chain.channel(channel)
+            if view is None or view.closing or self._record(channel).unsettled > 0:
+                return  # its payer is there after all, or there is still something to claim
+            sent = await self._chain.close_by_payee(view)
+        except ChainRefused as exc:
+            log.warning(
+                "idle channel %s not closed: %s; `robocompute-node wallet delegate set` lets this "
+                "node close it, `robocompute-node channels close` does it with the wallet's key",
+                name, exc,
+            )  # fmt: skip
+        except (ChainBusy, ChainUnknown) as exc:
+            log.warning("idle channel %s not closed, will retry: %s", name, exc)
+        else:
+            log.info("idle channel %s closed: %s", name, sent.signature)
 
     async def _ask_end_again(self, record: EarningRecord) -> None:
         """Ask once more how a channel ended that seems to have taken money with it."""
