@@ -85,6 +85,44 @@ class P2pSettings:
             settings.list_of(MULTIADDR),
         ),
     )
+    announce: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Multiaddrs to name to others in place of those listened on, such as a router's with a "
+            "forwarded port. Not set: those listened on, and what peers reached this node at.",
+            settings.list_of(MULTIADDR, high=8),
+        ),
+    )
+    peers: int = field(
+        default=8,
+        metadata=about(
+            "Nodes to stay connected to, as far as there are so many. Gossip wants six.",
+            settings.integer(1, 64),
+        ),
+    )
+    lan: bool = field(
+        default=False,
+        metadata=about(
+            "Find nodes of the local network by multicast DNS. Off, because it tells everybody "
+            "there that a node runs here.",
+            settings.yes_or_no(),
+        ),
+    )
+    relay: bool = field(
+        default=False,
+        metadata=about(
+            "Carry connections for nodes that nobody can dial. For one that can be dialled, and "
+            "has traffic to give away; what it carries it cannot read.",
+            settings.yes_or_no(),
+        ),
+    )
+    relay_kib_per_s: int = field(
+        default=1_024,
+        metadata=about(
+            "What it carries at most, all circuits together, both ways together.",
+            settings.integer(16, 1_048_576),
+        ),
+    )
     direct_port: int = field(
         default=0,
         metadata=about(

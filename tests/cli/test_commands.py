@@ -41,7 +41,7 @@ def test_init_makes_a_node_once_and_keeps_it(
 
 
 @pytest.mark.parametrize(
-    "command", [["run"], ["status"], ["offers"], ["wallet"], ["wallet", "deposit", "1"]]
+    "command", [["run"], ["status"], ["peers"], ["offers"], ["wallet"], ["wallet", "deposit", "1"]]
 )
 def test_without_a_node_every_command_says_how_to_make_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]

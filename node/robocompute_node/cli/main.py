@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "init": "robocompute_node.cli.init",
     "run": "robocompute_node.cli.run",
     "status": "robocompute_node.cli.status",
+    "peers": "robocompute_node.cli.peers",
     "offers": "robocompute_node.cli.status",
     "doctor": "robocompute_node.cli.doctor",
     "wallet": "robocompute_node.cli.wallet",

@@ -52,7 +52,9 @@ def _say_status(client: RestClient, node: dict[str, Any], *, as_json: bool) -> N
     for alarm in node["alarms"]:
         say(f"ALARM {alarm['kind']} {_cell(alarm['channel'])}: {alarm['text']}")
     say(f"Node at {client.url}")
-    say_table([[f"  {key}", _cell(value)] for key, value in answer["node"].items()])
+    network = {**node["network"], "neighbours": len(node["network"].get("neighbours", ()))}
+    shown = {**node, "network": network}
+    say_table([[f"  {key}", _cell(value)] for key, value in shown.items()])
     say("Wallet")
     say_table([[f"  {key}", _cell(value)] for key, value in answer["wallet"].items()])
     say(f"Offers: {len(answer['offers'])}")
