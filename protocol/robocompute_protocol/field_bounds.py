@@ -56,7 +56,7 @@ def _out_of_bounds(type_: inspect.Type) -> list[tuple[str, object]]:
         case inspect.StrType(min_length=least, max_length=most, pattern=pattern):
             values += [("too short", "")] if least else []
             values += [("too long", "x" * (most + 1))] if most and most < LONGEST_WRITTEN else []
-            values += [("not of these characters", "A b")] if pattern else []
+            values += [("not of these characters", text) for text in ("A", "a\n") if pattern]
         case inspect.VarTupleType(item_type=inner, min_length=least, max_length=most):
             values += [("too few", [])] if least else []
             values += [("an item that is " + why, [each]) for why, each in _out_of_bounds(inner)]

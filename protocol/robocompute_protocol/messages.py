@@ -69,7 +69,7 @@ CLASSES = (
 )  # fmt: skip
 """The closed list of resource classes: each is a gossip topic."""
 
-GpuClass: TypeAlias = Annotated[str, msgspec.Meta(max_length=16, pattern="^[a-z0-9-]+$")]
+GpuClass: TypeAlias = Annotated[str, msgspec.Meta(max_length=16, pattern=r"^[a-z0-9-]+\Z")]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -391,6 +391,7 @@ class Output(Message, frozen=True, kw_only=True, tag="output"):
     kind: Literal["line", "cr", "part", "note"]
     at_ns: NanosField
     data: Annotated[bytes, msgspec.Meta(max_length=65_536)]
+    """As it was written. What ended a line (LF) or a redraw (CR) is left out, and read into its kind."""
 
 
 class Usage(Message, frozen=True, kw_only=True, tag="usage"):

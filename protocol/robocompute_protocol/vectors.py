@@ -238,7 +238,7 @@ def agreement() -> dict[str, Any]:
     voucher = vouchers.sign_voucher(payer, unsigned)
     records = (
         Output(sequence=0, stream="supervisor", kind="note", at_ns=1, data=b"running"),
-        Output(sequence=1, stream="stdout", kind="line", at_ns=2, data=b"epoch 1\n"),
+        Output(sequence=1, stream="stdout", kind="line", at_ns=2, data=b"epoch 1"),
         Output(sequence=2, stream="stderr", kind="part", at_ns=3, data="\N{CHECK MARK}".encode()),
     )
     chains = list(accumulate(records, receipts.chain, initial=receipts.NO_OUTPUT))
