@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,7 @@ from robocompute_node.executor.choice import ChosenExecutor
 from robocompute_node.executor.container import ContainerExecutor, engine_sockets
 from robocompute_node.executor.images import Allowed
 from robocompute_node.executor.supervised import Caps
+from robocompute_node.finding import network_summary, relay_bounds, start_finding
 from robocompute_node.inventory import take_inventory
 from robocompute_node.keys import load_key, load_wallet_address
 from robocompute_node.p2p.bulk import Bulk
@@ -37,6 +37,7 @@ from robocompute_node.services.accounts import Accounts, Paid
 from robocompute_node.services.bidding import BidDesk, Bids
 from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_exchange import BlobExchange, in_thread
+from robocompute_node.services.card_watch import CardWatch
 from robocompute_node.services.channels import ChannelKeeper
 from robocompute_node.services.earnings import Earnings
 from robocompute_node.services.front_desk import FrontDesk
@@ -59,6 +60,7 @@ from robocompute_node.services.settler import Settler
 from robocompute_node.services.stake_mirror import StakeMirror
 from robocompute_node.services.standings import Standings
 from robocompute_node.services.task_book import TaskBook
+from robocompute_node.services.tunnels import TunnelDesk, Tunnels
 from robocompute_node.services.voucher_deposits import VoucherDeposits
 from robocompute_node.services.watchtower import Watchtower
 from robocompute_node.store import Store, Table
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from robocompute_node.config import NodeConfig
+    from robocompute_node.p2p.discovery.service import Discovery
     from robocompute_node.services.market import OfferSource
     from robocompute_protocol.identifiers import Address, NodeKey
     from robocompute_protocol.messages import Offer
@@ -155,8 +158,10 @@ class _Node:
         network = Libp2pNetwork(
             seed,
             listen=self._config.p2p.listen,
+            announce=self._config.p2p.announce,
             bootstrap=self._config.p2p.bootstrap,
             remembered=remembered,
+            relay=relay_bounds(self._config.p2p),
         )
         async with trio.open_nursery() as ground:
             below = trio.CancelScope(shield=True)
@@ -165,7 +170,16 @@ class _Node:
             await ground.start(_below, below, network.run)
             try:
                 async with trio.open_nursery() as services:
-                    await self._start(services, network)
+                    discovery = await start_finding(
+                        services,
+                        network,
+                        remembered,
+                        self._chain,
+                        self._key,
+                        self._clock,
+                        self._config,
+                    )
+                    await self._start(services, network, discovery)
                     task_status.started()
             finally:
                 with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_SECONDS):
@@ -174,7 +188,9 @@ class _Node:
                 below.cancel()
                 ground.cancel_scope.cancel()
 
-    async def _start(self, services: trio.Nursery, network: Libp2pNetwork) -> None:
+    async def _start(
+        self, services: trio.Nursery, network: Libp2pNetwork, discovery: Discovery
+    ) -> None:
         config, store, clock = self._config, self._store, self._clock
         stakes = StakeMirror(self._chain, config.chain.mint)
         book = OfferBook(backed=stakes.backs)
@@ -192,6 +208,8 @@ class _Node:
         )
         exchange.register()
         await services.start(bulk.run)
+        tunnels = Tunnels(network)
+        await services.start(tunnels.run)
         await services.start(self._program.run)
         if config.is_provider:
             await self._start_provider(services, network, market)
@@ -267,6 +285,7 @@ class _Node:
                 matchmaking=matchmaking,
                 wallet=self._wallet,
                 tasks=tasks,
+                tunnels=tunnels,
                 channels=channels,
                 rentals=rentals,
                 provider_status=self._provider_status,
@@ -283,7 +302,7 @@ class _Node:
                     self._paid,
                     reconciler.accept,
                 ),
-                network_status=lambda: asdict(network.status()),
+                network_status=lambda: network_summary(network, discovery),
             )
         )
         port = await services.start(serve, api, config)
@@ -347,6 +366,8 @@ class _Node:
             quiet,
             slots=offer.slots,
         )
+        watch = CardWatch(sandboxes.cards, uuids[: offer.slots], lambda: lettings.slots)
+        await services.start(watch.run)
         offering = Offering(
             offer,
             self._program,
@@ -354,6 +375,7 @@ class _Node:
             clock,
             min_challenge_s=config.provider.min_challenge_s,
             leases=lambda: len(lettings.running()),
+            withheld=watch.withheld,
         )
         self._offering = offering
         offering.look()
@@ -380,6 +402,7 @@ class _Node:
         desk.register()
         PayDesk(network, self._chain, self._store, lettings, earnings, offering).register()
         JobFeed(network, executor, lettings, runs).register()
+        TunnelDesk(network, executor, lettings).register()
 
         bid_desk = BidDesk(
             network,

@@ -68,6 +68,7 @@ class FakeNodeApi:
 
     def __init__(self) -> None:
         self.money = FakeMoneyApi()
+        self.open_ports: dict[int, int] = {}
         self.views: dict[str, TaskView] = {}
         self.asked: list[NewTask] = []
         self.chunks: dict[Digest, bytes] = {}
@@ -201,6 +202,21 @@ class FakeNodeApi:
 
     def chunk(self, chunk: Digest) -> bytes:
         return self.chunks[chunk]
+
+    def tunnels(self, task_id: str) -> list[Mapping[str, object]]:
+        self.task(task_id)
+        return [
+            {"port": port, "host": "127.0.0.1", "local_port": local_port}
+            for port, local_port in self.open_ports.items()
+        ]
+
+    async def open_tunnel(self, task_id: str, port: int, local_port: int) -> Mapping[str, object]:
+        self.open_ports[port] = local_port or 49_152
+        return self.tunnels(task_id)[-1]
+
+    def close_tunnel(self, task_id: str, port: int) -> None:
+        self.task(task_id)
+        self.open_ports.pop(port, None)
 
     async def receipt(self, task_id: str) -> Mapping[str, object] | None:
         return self.receipts.get(task_id)

@@ -49,6 +49,7 @@ from robocompute_node.services.rental_book import RentalBook
 from robocompute_node.services.rentals import Rentals
 from robocompute_node.services.settler import Settler
 from robocompute_node.services.task_book import TaskBook
+from robocompute_node.services.tunnels import TunnelDesk, Tunnels
 from robocompute_node.services.voucher_deposits import VoucherDeposits
 from robocompute_node.services.watchtower import Watchtower
 from robocompute_protocol.errors import RoboComputeError
@@ -101,6 +102,7 @@ class FakeNode:
     lettings: Lettings
     desk: FrontDesk
     exchange: BlobExchange
+    tunnels: Tunnels
     _ground: trio.Nursery
 
     def __init__(
@@ -182,6 +184,8 @@ class FakeNode:
         access = BlobAccess(store, self.blobs)
         self.exchange = BlobExchange(network, self.blobs, access, may_store=self._may_store)
         self.exchange.register()
+        self.tunnels = Tunnels(network)
+        await services.start(self.tunnels.run)
         source = None
         self.program = ProgramView(
             self.chain,
@@ -214,7 +218,7 @@ class FakeNode:
             dealing.matchmaking,
             self.inbox,
         )
-        await services.start(partial(market.run, classes=self._classes(), source=source))
+        await services.start(partial(market.run, classes=dealing.classes, source=source))
         if config.is_client:
             await services.start(self.channels.run)
         await services.start(self.rentals.run)
@@ -255,6 +259,7 @@ class FakeNode:
                 matchmaking=dealing.matchmaking,
                 wallet=self.wallet,
                 tasks=self.tasks,
+                tunnels=self.tunnels,
                 channels=self.channels,
                 rentals=self.rentals,
                 provider_status=dict[str, object],
@@ -264,9 +269,6 @@ class FakeNode:
                 money=self.money,
             )
         )
-
-    def _classes(self) -> tuple[str, ...]:
-        return self.config.client.classes if self.config.is_client else ("cpu",)
 
     def _may_store(self, peer: NodeKey, size: int) -> bool:
         return self.config.is_provider and self.desk.may_store(peer, size)
@@ -330,6 +332,7 @@ class FakeNode:
             network, self.chain, self.store, self.lettings, self.earnings, self.offering
         ).register()
         JobFeed(network, self.executor, self.lettings, runs).register()
+        TunnelDesk(network, self.executor, self.lettings).register()
         await services.start(self.dealing.bid_desk(self).run, "cpu")
         return lambda sequence: self.offering.announced(sequence, network.addresses)
 

@@ -16,6 +16,7 @@ from robocompute_node.api.guard import Guard
 from robocompute_node.api.money import money_routes
 from robocompute_node.api.node import health_routes, node_routes
 from robocompute_node.api.tasks import task_routes
+from robocompute_node.api.tunnels import tunnel_routes
 from robocompute_node.api.wallet import wallet_routes
 from robocompute_protocol.errors import RoboComputeError
 
@@ -43,6 +44,7 @@ def make_app(api: NodeApi, *, api_key: str, allowed_hosts: tuple[str, ...] = ())
     versioned = APIRouter(prefix=PREFIX)
     for routes in (
         task_routes(api),
+        tunnel_routes(api),
         blob_routes(api),
         node_routes(api),
         wallet_routes(api),

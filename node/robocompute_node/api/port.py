@@ -177,6 +177,21 @@ class NodeApi(Protocol):
         """Raises: KeyError."""
         ...
 
+    def tunnels(self, task_id: str) -> list[Mapping[str, object]]:
+        """Open tunnels to a task's job, JSON-ready: port, host, local_port."""
+        ...
+
+    async def open_tunnel(self, task_id: str, port: int, local_port: int) -> Mapping[str, object]:
+        """Listen on loopback (``local_port`` 0: anywhere) for a port of a running task's job.
+
+        Ends with the task. Repeating is harmless. Raises: InvalidRequest.
+        """
+        ...
+
+    def close_tunnel(self, task_id: str, port: int) -> None:
+        """Close one, with its connections. Repeating is harmless."""
+        ...
+
     async def receipt(self, task_id: str) -> Mapping[str, object] | None:
         """JSON-ready receipt with signature, voucher and, once settled, the chain's signature."""
         ...

@@ -12,6 +12,8 @@ from robocompute_protocol.causes import Cause
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trio.abc import HalfCloseableStream
+
     from robocompute_node.executor.port import (
         Executor,
         JobExit,
@@ -73,6 +75,9 @@ class ChosenExecutor:
 
     def usage(self, job_id: str) -> AsyncIterator[Usage]:
         return self._of(job_id).usage(job_id)
+
+    async def connect(self, job_id: str, port: int) -> HalfCloseableStream:
+        return await self._of(job_id).connect(job_id, port)
 
     async def collect(self, job_id: str) -> tuple[Digest, Manifest]:
         return await self._of(job_id).collect(job_id)

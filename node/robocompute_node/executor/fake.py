@@ -10,9 +10,10 @@ import math
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 import trio
+from trio.testing import memory_stream_pair
 
 from robocompute_node.executor import segments
 from robocompute_node.executor.port import (
@@ -21,6 +22,7 @@ from robocompute_node.executor.port import (
     JobOrder,
     JobState,
     JobStatus,
+    PortClosed,
     PrepareFailed,
     Progress,
 )
@@ -38,6 +40,9 @@ from robocompute_protocol.messages import (
     Usage,
 )
 from robocompute_protocol.money import Millis
+
+if TYPE_CHECKING:
+    from trio.abc import HalfCloseableStream
 
 _LIVE: Final = "volume/aspara/"
 _PIECE_BYTES: Final = 65_536
@@ -71,6 +76,13 @@ class Append:
 
 
 @dataclass(frozen=True, slots=True)
+class Listen:
+    """From here on, answer connections to a port with what they say, until the job ends."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class IgnoreTerm:
     """From here on only the end of the grace helps against this job."""
 
@@ -90,7 +102,7 @@ class FailToPrepare:
     message: str
 
 
-Step = Say | Pause | Append | IgnoreTerm | Exit | FailToPrepare
+Step = Say | Pause | Append | Listen | IgnoreTerm | Exit | FailToPrepare
 Script = Callable[[TaskSpec], Sequence[Step]]
 
 
@@ -115,6 +127,7 @@ class _Job:
     stopping: tuple[Cause, str] | None = None
     kill_at: float = 0.0
     deaf: bool = False
+    ports: set[int] = field(default_factory=set[int])
     exit: JobExit | None = None
     changed: trio.Event = field(default_factory=trio.Event)
 
@@ -287,6 +300,8 @@ class FakeExecutor:
                 case Append():
                     job.files[step.path] = job.files.get(step.path, b"") + step.data
                     job.notify()
+                case Listen():
+                    job.ports.add(step.port)
                 case IgnoreTerm():
                     job.deaf = True
                 case Pause():
@@ -400,6 +415,15 @@ class FakeExecutor:
 
         return _Stream(job, following, look_again_s=_USAGE_EVERY_S)
 
+    async def connect(self, job_id: str, port: int) -> HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        job = self._jobs.get(job_id)
+        if job is None or job.exit is not None or port not in job.ports:
+            raise PortClosed(f"nothing listens on port {port} of the job")
+        outside, inside = memory_stream_pair()
+        trio.lowlevel.spawn_system_task(_echo, job, inside)
+        return outside
+
     async def collect(self, job_id: str) -> tuple[Digest, Manifest]:
         await trio.lowlevel.checkpoint()
         job = self._jobs[job_id]
@@ -428,6 +452,25 @@ class FakeExecutor:
             job.deaf = False
             job.kill_at = trio.current_time()
             self._stop(job, Cause.PROVIDER_STOPPED, "removed")
+
+
+async def _echo(job: _Job, inside: HalfCloseableStream) -> None:
+    """Send back what comes, to its end or the job's."""
+    async with inside, trio.open_nursery() as nursery:
+
+        async def until_ended() -> None:
+            while job.exit is None:
+                await job.changed.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(until_ended)
+        try:
+            while data := await inside.receive_some(_PIECE_BYTES):
+                await inside.send_all(data)
+            await inside.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # whoever connected has gone
+        nursery.cancel_scope.cancel()
 
 
 def _how(code: int) -> str:

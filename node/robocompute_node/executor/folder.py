@@ -11,8 +11,10 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import stat
 import sys
+from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -21,7 +23,7 @@ import trio
 from robocompute_node.executor import processes, segments
 from robocompute_node.executor.cgroups import Group
 from robocompute_node.executor.engine import Engine, EngineError
-from robocompute_node.executor.port import JobExit
+from robocompute_node.executor.port import JobExit, PortClosed
 from robocompute_node.executor.spec import (
     CONTROL,
     EXIT,
@@ -156,6 +158,35 @@ class JobFolder:
         except (OSError, ValueError, trio.BrokenResourceError, trio.TooSlowError) as exc:
             raise SupervisorGone(str(exc)) from exc
 
+    async def connect(self, port: int) -> trio.SocketStream:
+        """Have the supervisor connect to a port inside the job's network.
+
+        Raises:
+            SupervisorGone: nobody is there, or it did not answer.
+            PortClosed: nothing in the job listens there.
+        """
+        try:
+            with trio.fail_after(_ANSWER_S):
+                return await self._connect(port)
+        except (OSError, ValueError, trio.BrokenResourceError, trio.TooSlowError) as exc:
+            raise SupervisorGone(str(exc)) from exc
+
+    async def _connect(self, port: int) -> trio.SocketStream:
+        async with await self._control() as stream:
+            request = {"op": "connect", "port": port}
+            await stream.send_all(json.dumps(request).encode() + b"\n")
+            space = socket.CMSG_SPACE(array("i", [0]).itemsize)
+            data, beside, _, _ = await stream.socket.recvmsg(_ANSWER_BYTES, space)
+        answer = json.loads(data)
+        descriptors = array("i")
+        for level, kind, content in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(content[: descriptors.itemsize])
+        if not descriptors:
+            raise PortClosed(str(answer.get("error", "the supervisor did not connect")))
+        inside = socket.socket(fileno=descriptors[0])
+        return trio.SocketStream(trio.socket.from_stdlib_socket(inside))
+
     async def insist(self, request: dict[str, object]) -> dict[str, Any]:
         """``ask``, again and again while somebody holds the job's lock, for half a minute.
 
@@ -172,13 +203,7 @@ class JobFolder:
             await trio.sleep(_INSIST_PAUSE_S)
 
     async def _exchange(self, request: dict[str, object]) -> dict[str, Any]:
-        # Socket addresses hold 107 bytes; a descriptor's path is always short enough.
-        folder = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            stream = await trio.open_unix_socket(f"/proc/self/fd/{folder}/{CONTROL}")
-        finally:
-            os.close(folder)
-        async with stream:
+        async with await self._control() as stream:
             await stream.send_all(json.dumps(request).encode() + b"\n")
             received = b""
             while not received.endswith(b"\n"):
@@ -187,6 +212,14 @@ class JobFolder:
                     raise ValueError("the supervisor closed the connection")
                 received += data
         return json.loads(received)
+
+    async def _control(self) -> trio.SocketStream:
+        # Socket addresses hold 107 bytes; a descriptor's path is always short enough.
+        folder = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return await trio.open_unix_socket(f"/proc/self/fd/{folder}/{CONTROL}")
+        finally:
+            os.close(folder)
 
     async def wait_until_unsupervised(self) -> None:
         """Return when no supervisor holds the lock."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 from robocompute_protocol.errors import RoboComputeError
 
 if TYPE_CHECKING:
+    from trio.abc import HalfCloseableStream
+
     from robocompute_protocol.causes import Cause
     from robocompute_protocol.identifiers import Digest
     from robocompute_protocol.messages import Appended, Manifest, Output, TaskSpec, Usage
@@ -28,6 +30,12 @@ class PrepareFailed(RoboComputeError):
     def __init__(self, message: str, *, cause: Cause) -> None:
         super().__init__(message)
         self.cause = cause
+
+
+class PortClosed(RoboComputeError):
+    """Nothing in the job listens on that port, or the job does not run."""
+
+    code = "port_closed"
 
 
 class JobState(StrEnum):
@@ -144,6 +152,13 @@ class Executor(Protocol):
 
     def usage(self, job_id: str) -> AsyncIterator[Usage]:
         """About once a second until the job ends."""
+        ...
+
+    async def connect(self, job_id: str, port: int) -> HalfCloseableStream:
+        """Connect to a TCP port that the running job listens on, inside its own network.
+
+        Raises: PortClosed.
+        """
         ...
 
     async def collect(self, job_id: str) -> tuple[Digest, Manifest]:

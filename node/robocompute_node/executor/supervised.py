@@ -31,6 +31,7 @@ from robocompute_node.executor.port import (
     JobOrder,
     JobState,
     JobStatus,
+    PortClosed,
     PrepareFailed,
 )
 from robocompute_node.executor.results import collect
@@ -275,6 +276,12 @@ class SupervisedJobs:
     def usage(self, job_id: str) -> AsyncIterator[Usage]:
         folder = self._folder(job_id)
         return UsageReader(folder, self.cards, finished=lambda: self._ended(folder))
+
+    async def connect(self, job_id: str, port: int) -> trio.SocketStream:
+        try:
+            return await self._folder(job_id).connect(port)
+        except SupervisorGone as exc:
+            raise PortClosed(f"the job does not run: {exc}") from exc
 
     def _ended(self, folder: JobFolder) -> bool:
         """Whether the end is on disk; a lost job's is put there now."""

@@ -19,6 +19,7 @@ from hashlib import sha256
 
 from robocompute_node.executor import processes
 from robocompute_node.executor.boxes import box_for
+from robocompute_node.executor.doorway import answer_with_connection, network_of
 from robocompute_node.executor.intake import Intake
 from robocompute_node.executor.segments import NOTE, STDERR, STDOUT, SUPERVISOR, SegmentWriter
 from robocompute_node.executor.spec import (
@@ -50,6 +51,8 @@ _DRAIN_S = 2.0
 """How long output may be read on after the program's end, if something holds the pipe open."""
 _BACKLOG = 16
 _MAX_REQUEST = 65_536
+_MAX_DOORS = 16
+"""Connections into the job that are being made at one moment: each is a process of a few ms."""
 
 
 class _Client:
@@ -90,6 +93,8 @@ class Supervisor:
         self._disk_at = self._began + _DISK_POLL_S
         self._peak_bytes = 0
         self._status = b""
+        self._network: int | None = None
+        self._doors: set[int] = set()
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -195,6 +200,8 @@ class Supervisor:
         self._selector.unregister(fd)
         if end:
             self._box.init = int(json.loads(line)["child-pid"]) or None
+            # Now, while it is certain whose number this is.
+            self._network = None if self._box.init is None else network_of(self._box.init)
             self._write_state()
 
     def _on_started(self, fd: int) -> None:
@@ -217,6 +224,9 @@ class Supervisor:
         self._ready = -1
 
     def _reap(self, now: float) -> None:
+        for door in tuple(self._doors):
+            if os.waitpid(door, os.WNOHANG)[0]:
+                self._doors.discard(door)
         if self._wait_status is None:
             pid, status = os.waitpid(self._box.child, os.WNOHANG)
             if pid:
@@ -315,7 +325,10 @@ class Supervisor:
         *requests, client.received = client.received.split(b"\n")
         for request in requests:
             try:
-                answer = self._answer(json.loads(request))
+                asked = json.loads(request)
+                if asked["op"] == "connect" and self._open_door(client, int(asked["port"])):
+                    continue
+                answer = self._answer(asked)
             except (ValueError, KeyError, TypeError) as exc:
                 answer = {"error": f"{type(exc).__name__}: {exc}"}
             try:
@@ -339,6 +352,8 @@ class Supervisor:
             case "stop":
                 grace_s = int(request["grace_ms"]) / 1000
                 self._end(str(request["cause"]), str(request["detail"]), grace_s=grace_s)
+            case "connect":
+                return {"error": "no way into the job's network now"}
             case other:
                 return {"error": f"unknown op {other!r}"}
         return {
@@ -347,6 +362,15 @@ class Supervisor:
             "frozen_ms": self._frozen_ms(now),
             "started": self._started_at is not None,
         }
+
+    def _open_door(self, client: _Client, port: int) -> bool:
+        """Have somebody connect to a port of the job and answer; False where nobody can."""
+        init, network = self._box.init, self._network
+        over = self._wait_status is not None or self._cause is not None
+        if over or init is None or network is None or len(self._doors) >= _MAX_DOORS:
+            return False
+        self._doors.add(answer_with_connection(client.sock, init, network, port))
+        return True
 
     def _usage(self) -> dict[str, Any]:
         memory = self._box.memory_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from robocompute_node.services.matchmaking import Matchmaking
     from robocompute_node.services.rentals import Rentals
     from robocompute_node.services.task_book import TaskBook
+    from robocompute_node.services.tunnels import Tunnel, Tunnels
     from robocompute_settlement.port import Settlement
 
 LAMPORTS_PLACES: Final = 9
@@ -69,6 +71,7 @@ class Parts:
     matchmaking: Matchmaking
     wallet: Address
     tasks: TaskBook
+    tunnels: Tunnels
     channels: ChannelKeeper
     rentals: Rentals
     provider_status: Callable[[], Mapping[str, object]]
@@ -267,6 +270,36 @@ class OwnerApi:
             self._read_last = (record.artifacts, files)
         return files
 
+    def tunnels(self, task_id: str) -> list[Mapping[str, object]]:
+        self._parts.tasks.get(task_id)
+        return [_tunnel_json(one) for one in self._parts.tunnels.of(task_id)]
+
+    async def open_tunnel(self, task_id: str, port: int, local_port: int) -> Mapping[str, object]:
+        tasks = self._parts.tasks
+        task = tasks.get(task_id)
+        if task.ended or task.agreement is None or task.provider is None:
+            raise InvalidRequest("only a task that runs has ports to lead to")
+
+        async def until_ended() -> None:
+            after = tasks.log(task_id).count
+            async with aclosing(tasks.events(task_id, after=after)) as events:
+                async for _ in events:
+                    pass
+
+        tunnel = await self._parts.tunnels.open(
+            task_id,
+            task.provider,
+            task.agreement,
+            port,
+            local_port=local_port,
+            until=until_ended,
+        )
+        return _tunnel_json(tunnel)
+
+    def close_tunnel(self, task_id: str, port: int) -> None:
+        self._parts.tasks.get(task_id)
+        self._parts.tunnels.close(task_id, port)
+
     async def receipt(self, task_id: str) -> Mapping[str, object] | None:
         parts = self._parts
         record = parts.tasks.get(task_id)
@@ -328,3 +361,7 @@ def _offer_json(entry: BookEntry, now: Millis) -> Mapping[str, object]:
     body["age_s"] = max(0, now - offer.sequence) // 1000
     body["staked"] = entry.backed
     return body
+
+
+def _tunnel_json(tunnel: Tunnel) -> Mapping[str, object]:
+    return {"port": tunnel.port, "host": "127.0.0.1", "local_port": tunnel.local_port}
