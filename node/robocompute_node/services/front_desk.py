@@ -225,9 +225,10 @@ class FrontDesk:
         )
 
     def _free(self, offer: Offer, payer: Address, now: Millis) -> tuple[int, ...]:
-        """Slots that ``payer`` could have now and that the stake carries."""
+        """Slots that ``payer`` could have now, that the stake carries and that are well."""
         free = self._lettings.slots.free(payer, now)
-        return tuple(index for index in free if index < offer.slots)
+        withheld = self._offering.withheld()
+        return tuple(index for index in free if index < offer.slots and index not in withheld)
 
     async def _take_order(self, stream: FrameStream, order: Order) -> None:
         terms = rules.open_terms(order.terms)

@@ -92,10 +92,12 @@ class Offering:
         *,
         min_challenge_s: int,
         leases: Callable[[], int],
+        withheld: Callable[[], Mapping[int, str]] = dict[int, str],
     ) -> None:
         """Put together what decides.
 
-        ``full`` is the offer with all slots of the machine; ``leases`` tells how many jobs run now.
+        ``full`` is the offer with all slots of the machine; ``leases`` tells how many jobs run now,
+        ``withheld`` which slots nobody may have now, and why.
         """
         self._full = full
         self._program = program
@@ -103,6 +105,7 @@ class Offering:
         self._clock = clock
         self._min_challenge_s = min_challenge_s
         self._leases = leases
+        self.withheld = withheld
         self._told: object = None
 
     @property
@@ -127,7 +130,12 @@ class Offering:
         offer = self.offer()
         if offer is None:
             return None
-        return msgspec.structs.replace(offer, sequence=sequence, addresses=addresses[:8])
+        slots = offer.slots - sum(index < offer.slots for index in self.withheld())
+        if slots == 0:
+            return None
+        return msgspec.structs.replace(
+            offer, slots=slots, sequence=sequence, addresses=addresses[:8]
+        )
 
     def demand(self) -> ChannelDemand:
         """What is asked of a channel: its fee must be the program's own."""
@@ -216,4 +224,5 @@ class Offering:
         return {
             "not_letting": None if objection is None else objection.message,
             "stake": [] if report is None else list(report.threats),
+            "withheld": [f"slot {index}: {why}" for index, why in self.withheld().items()],
         }
