@@ -1,0 +1,8 @@
+"""Worlds of whole nodes, which a program in another language meets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "world"))
