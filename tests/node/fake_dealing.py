@@ -22,6 +22,7 @@ class Dealing:
     def __init__(self, node: FakeNode) -> None:
         network, store, clock = node.network, node.store, node.world.clock
         mint = node.config.chain.mint
+        self.classes = node.config.client.classes if node.config.is_client else ("cpu",)
         self.stakes = StakeMirror(node.chain, mint)
         book = OfferBook(backed=self.stakes.backs)
         self.stakes.told = book.reassess

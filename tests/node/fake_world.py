@@ -103,6 +103,7 @@ class FakeNode:
     desk: FrontDesk
     exchange: BlobExchange
     tunnels: Tunnels
+    access: BlobAccess
     _ground: trio.Nursery
 
     def __init__(
@@ -181,7 +182,7 @@ class FakeNode:
         self.dealing = dealing = Dealing(self)
         self.market = market = dealing.market
         services.start_soon(dealing.stakes.run)
-        access = BlobAccess(store, self.blobs)
+        self.access = access = BlobAccess(store, self.blobs)
         self.exchange = BlobExchange(network, self.blobs, access, may_store=self._may_store)
         self.exchange.register()
         self.tunnels = Tunnels(network)
@@ -224,15 +225,9 @@ class FakeNode:
         await services.start(self.rentals.run)
         earnings = self.earnings if config.is_provider else None
         self.reconciler = Reconciler(
-            store,
-            self.chain,
-            clock,
-            config,
-            self.wallet,
-            self.key.node_key,
-            self.channels,
+            store, self.chain, clock, config, self.wallet, self.key.node_key, self.channels,
             earnings,
-        )
+        )  # fmt: skip
         paid = Paid(self.earnings, self.settler) if config.is_provider else None
         self.money = Accounts(
             store, self.chain, clock, self.wallet, config, self.channels, paid,
@@ -430,6 +425,7 @@ class World:
         self.clock = Clock()
         self.chain = FakeChain(now_s=lambda: self.clock.now_ms() / 1000, mints=(USDC, USDT))
         self.nodes: list[FakeNode] = []
+        self.cheats = False
         self.genesis: Digest | None = None
 
     def introduce(self, newcomer: FakeNetwork) -> None:
@@ -495,5 +491,8 @@ class World:
 async def fake_world(folder: Path) -> AsyncGenerator[World]:
     """A world whose nodes all end with it."""
     async with trio.open_nursery() as nursery:
-        yield World(folder, nursery)
+        world = World(folder, nursery)
+        yield world
         nursery.cancel_scope.cancel()
+    # Whatever happened to it: two leases of an honest provider never contradict each other.
+    assert world.cheats or not any(stake.slashed for stake in world.chain.ledger.stakes.values())

@@ -191,6 +191,7 @@ async def test_a_provider_that_sells_a_slot_twice_is_slashed_once_by_who_saw_it(
     tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:
     async with fake_world(tmp_path) as world:
+        world.cheats = True
         cheat, first, second = await two_clients(world)
         before = await stake_of(cheat)
         cheat.lettings.slots = Forgetful(SlotTable.of(1).slots)
@@ -221,6 +222,7 @@ async def test_a_report_that_was_found_is_made_after_a_restart_and_an_outage(
     tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:
     async with fake_world(tmp_path) as world:
+        world.cheats = True
         cheat, first, _ = await two_clients(world)
         await trio.sleep(70)  # the stakes are known
         first.reach.out = True

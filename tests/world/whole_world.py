@@ -187,8 +187,12 @@ class WholeWorld:
         process = self.process(name)
         assert process.running()
         os.kill(process.pid, signal.SIGKILL)
+        self.gone(name)
+
+    def gone(self, name: str) -> None:
+        """Wait for the very end of a process that was killed."""
         # Its first thread may be gone before the others, and with them its locks, are.
-        os.waitpid(process.pid, 0)
+        os.waitpid(self.process(name).pid, 0)
 
     def terminate(self, name: str) -> bool:
         """End a process in order. True: it obeyed."""
@@ -207,8 +211,14 @@ class WholeWorld:
             assert chain is not None
             environment = chain.environment(os.environ)
             command = [*(under or chain.command()[:1]), *chain.command()[1:], *also]
-            self._started.append(start(name, command, log=log, env=environment))
-            wait_until("the chain's answer", chain.ready, within_s=REPLAYED_S)
+            running = start(name, command, log=log, env=environment)
+            self._started.append(running)
+
+            def answers() -> bool:
+                assert running.running(), running.last_line()
+                return chain.ready() is not None
+
+            wait_until("the chain's answer", answers, within_s=REPLAYED_S)
             return
         self._hang_up(name)
         address = load_config(self.data(name)).api_address_path
@@ -333,6 +343,7 @@ def found_world(
     first_tick_s: int = FIRST_TICK_S,
     close_lost_after_s: int = 3_600,
     channel_deposit: str = "5.00",
+    second_deposit: str = "0.01",
     backend: str = "embedded",
 ) -> Generator[WholeWorld]:
     """Found a world, and end it: no process of it is left."""
@@ -346,6 +357,7 @@ def found_world(
         "first_tick": first_tick_s,
         "close_lost_after": close_lost_after_s,
         "channel_deposit": channel_deposit,
+        "second_deposit": second_deposit,
         "backend": backend,
     }
     ports = {

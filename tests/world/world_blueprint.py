@@ -72,8 +72,8 @@ roles = ["client"]
 wallet = "client-2"
 api_port = 0
 p2p_port = 0
-deposit = "0.01"
-allowance = "0.01"
+deposit = "{second_deposit}"
+allowance = "{second_deposit}"
 
 [nodes.client]
 horizon_s = {horizon}

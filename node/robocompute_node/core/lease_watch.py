@@ -83,7 +83,8 @@ class LeaseBook:
         self._forget(
             of_stake, [key for key, old in of_stake.ticks.items() if _over_s(old) <= now_s]
         )
-        other = next((old for old in of_stake.ticks.values() if overlaps(old, tick)), None)
+        proof = [old for old in of_stake.ticks.values() if overlaps(old, tick)]
+        other = max(proof, key=lambda old: old.start_s, default=None)  # good for longest
         own = [key for key, old in of_stake.ticks.items() if old.payer == tick.payer]
         self._forget(of_stake, own[: max(0, len(own) - OF_ONE_PAYER + 1)])
         while len(of_stake.ticks) >= OF_ONE_STAKE:
