@@ -101,6 +101,18 @@ def test_a_victims_host_is_named_and_dialled_only_so_often() -> None:
     assert dials == HOST_DIALS
 
 
+def test_fakes_named_at_an_honest_nodes_host_crowd_it_out_neither_by_one_liar_nor_by_many() -> (
+    None
+):
+    table, address = KnownNodes(OWN), "/ip4/11.2.3.4/tcp/4001"
+    for number in range(20):
+        told(table, number, f"/ip4/11.2.3.4/tcp/{1000 + number}", key("liar"))
+    assert told(table, "honest", address, key("honest teller"))
+    for number in range(20, 100):
+        told(table, number, f"/ip4/11.2.3.4/tcp/{1000 + number}", key(f"liar {number}"))
+    assert told(table, "newcomer", address, key("newcomer"))  # speaks for itself
+
+
 def test_nodes_behind_one_ip6_network_count_as_one_host() -> None:
     assert host_of("2001:db8:1:2:3::4") == host_of("2001:db8:1:2:ffff::1")
     assert host_of("2001:db8:1:2::1") != host_of("2001:db8:1:3::1")

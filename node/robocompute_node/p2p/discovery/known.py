@@ -31,6 +31,8 @@ MAX_UNREACHED_OF_ONE: Final = 128
 """Nodes never reached that one teller may keep here: four full answers."""
 MAX_AT_ONE_HOST: Final = 8
 """Nodes never reached at one host: a rack behind one address, not a list aimed at a victim."""
+MAX_AT_ONE_HOST_OF_ONE: Final = 4
+"""Of those, by one teller: nobody alone can crowd out an honest node by naming fakes at its host."""
 MAX_BEHIND_ONE_RELAY: Final = 64
 """The same for nodes that a relay at one host answers for: that is what relays are there for."""
 MAX_ADDRESSES: Final = 8
@@ -85,6 +87,11 @@ class Known:
     failures: int = 0
     due: Millis = Millis(0)
 
+    @property
+    def is_hearsay(self) -> bool:
+        """Whether somebody else said so: of itself, a node speaks over its own connection."""
+        return self.teller not in {None, self.peer}
+
 
 class KnownNodes:
     """A bounded table of ``Known``."""
@@ -94,6 +101,7 @@ class KnownNodes:
         self._nodes: dict[NodeKey, Known] = {}
         self._of_teller: Counter[NodeKey] = Counter()
         self._at_host: Counter[str] = Counter()
+        self._told_of_host: Counter[tuple[NodeKey | None, str]] = Counter()
         self._dials: OrderedDict[str, list[Millis]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -150,10 +158,8 @@ class KnownNodes:
         if fresh.teller is not None:
             if self._of_teller[fresh.teller] >= MAX_UNREACHED_OF_ONE:
                 return False
-            for place in fresh.places:
-                bound = MAX_AT_ONE_HOST if place.relay is None else MAX_BEHIND_ONE_RELAY
-                if self._at_host[place.host] >= bound:
-                    return False
+            if fresh.is_hearsay and not all(self._has_room(fresh, each) for each in fresh.places):
+                return False
         if len(self._nodes) >= MAX_KNOWN:
             self.forget_stale(now)
         if len(self._nodes) >= MAX_KNOWN:
@@ -162,6 +168,12 @@ class KnownNodes:
             for worst in unreached[:MAKE_ROOM]:
                 self._drop(worst.peer)
         return len(self._nodes) < MAX_KNOWN
+
+    def _has_room(self, fresh: Known, place: Place) -> bool:
+        told = self._told_of_host[fresh.teller, place.host]
+        if place.relay is not None:
+            return self._at_host[place.host] < MAX_BEHIND_ONE_RELAY
+        return self._at_host[place.host] < MAX_AT_ONE_HOST and told < MAX_AT_ONE_HOST_OF_ONE
 
     def _drop(self, peer: NodeKey) -> None:
         known = self._nodes.pop(peer, None)
@@ -176,10 +188,15 @@ class KnownNodes:
             self._of_teller[known.teller] += change
             if not self._of_teller[known.teller]:
                 del self._of_teller[known.teller]
+        if not known.is_hearsay:
+            return
         for host in {place.host for place in known.places}:
             self._at_host[host] += change
+            self._told_of_host[known.teller, host] += change
             if not self._at_host[host]:
                 del self._at_host[host]
+            if not self._told_of_host[known.teller, host]:
+                del self._told_of_host[known.teller, host]
 
     def forget_stale(self, now: Millis) -> None:
         """Drop what was never reached and is over. What was reached stays to be tried again."""
