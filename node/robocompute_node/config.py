@@ -63,6 +63,14 @@ class NodeSettings:
             settings.list_of(settings.one_of(Role), low=1, high=2),
         ),
     )
+    spare_chunks_mib: int = field(
+        default=20_480,
+        metadata=about(
+            "MiB of files that no task or job needs any more and that are kept for the next one, "
+            "which then need not be sent again. Beyond this the oldest are removed.",
+            settings.integer(0, 2**40),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

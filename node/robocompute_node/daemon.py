@@ -36,6 +36,7 @@ from robocompute_node.p2p.peerstore import PeerStore
 from robocompute_node.services.accounts import Accounts, Paid
 from robocompute_node.services.bidding import BidDesk, Bids
 from robocompute_node.services.blob_access import BlobAccess
+from robocompute_node.services.blob_collection import BlobCollection
 from robocompute_node.services.blob_exchange import BlobExchange, in_thread
 from robocompute_node.services.card_watch import CardWatch
 from robocompute_node.services.channels import ChannelKeeper
@@ -147,6 +148,7 @@ class _Node:
         )
         self._goodbyes: list[Callable[[], Awaitable[None]]] = []
         self._offering: Offering | None = None
+        self._lettings: Lettings | None = None
         self._offer_source: OfferSource | None = None
         self._may_store: Callable[[NodeKey, int], bool] = lambda _peer, _size: False
         self._provider_status: Callable[[], Mapping[str, object]] = dict[str, object]
@@ -260,6 +262,16 @@ class _Node:
         if config.is_client:
             await services.start(channels.run)
         await services.start(rentals.run)
+        collection = BlobCollection(
+            self._blobs,
+            self._access,
+            tasks,
+            rental_book,
+            keep_bytes=config.node.spare_chunks_mib << 20,
+            work=in_thread,
+        )
+        collection.lettings = self._lettings
+        await services.start(collection.run)
         earnings = None if self._paid is None else self._paid.earnings
         reconciler = Reconciler(
             store, self._chain, clock, config, self._wallet, self._key.node_key, channels, earnings
@@ -378,6 +390,7 @@ class _Node:
             withheld=watch.withheld,
         )
         self._offering = offering
+        self._lettings = lettings
         offering.look()
         desk = FrontDesk(
             network,

@@ -10,13 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from robocompute_node.store import Store, Table
+from robocompute_protocol.identifiers import ID_BYTES, Digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from robocompute_node.executor.port import BlobStore
-    from robocompute_protocol.identifiers import Digest, NodeKey
+    from robocompute_protocol.identifiers import NodeKey
 
 GRANTS: Final = Table("blob-grants/1", bool)
 """Key: peer, then chunk."""
+
+
+FORGET_AT_ONCE: Final = 10_000
+"""Rights dropped in one transaction: the store has one writer."""
 
 
 class BlobAccess:
@@ -34,6 +41,15 @@ class BlobAccess:
             with self._store.transaction() as txn:
                 for chunk in new:
                     txn.put(GRANTS, peer + chunk, True)
+
+    def forget(self, gone: Callable[[Digest], bool]) -> int:
+        """Drop rights to chunks that are ``gone``; return how many. Durable when it returns."""
+        stale = [key for key, _ in self._store.all(GRANTS) if gone(Digest(key[ID_BYTES:]))]
+        for start in range(0, len(stale), FORGET_AT_ONCE):
+            with self._store.transaction() as txn:
+                for key in stale[start : start + FORGET_AT_ONCE]:
+                    txn.delete(GRANTS, key)
+        return len(stale)
 
     def missing(self, peer: NodeKey, chunks: tuple[Digest, ...]) -> tuple[Digest, ...]:
         """Return those of ``chunks`` that do not exist for ``peer``, in order, each once."""

@@ -15,6 +15,7 @@ import trio
 
 from robocompute_node.core.slots import SlotTable, indices_of
 from robocompute_node.services.never_leased import NeverLeased
+from robocompute_node.services.presence import Presence
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol import leases, limits, receipts, terms as rules
 from robocompute_protocol.agreement import ProviderAgreement, ProviderPhase, advance
@@ -57,11 +58,6 @@ log = logging.getLogger(__name__)
 
 RETENTION: Final = Millis(7 * 86_400_000)
 """Results wait a week for a client that does not come for them."""
-AWAKE_EVERY: Final = Millis(2_000)
-"""How exactly a node knows, after it was killed, until when it was there."""
-CHANCE: Final = Millis(5_000)
-"""A client that found this node for so long after a payment fell due could have paid: it tries
-every few seconds."""
 GRANT_WITHIN: Final = Millis(60_000)
 """An order that was not granted by then, twice the wait for its channel, gives its slots back."""
 TIDY_SECONDS: Final = 1.0
@@ -101,8 +97,6 @@ class LettingRecord(msgspec.Struct, frozen=True, kw_only=True):
 LETTINGS: Final = Table("lettings/1", LettingRecord)
 LIVE: Final = Table("lettings-live/1", bool)
 """Agreements that something is still to be done for, or whose last tick is not over."""
-AWAKE: Final = Table("lettings-awake/1", int)
-"""When this node last was there to be paid for a job, by its own clock. One record."""
 JOBS: Final = Table("lettings-jobs/1", bytes)
 """Job id → agreement: a nonce is used once, whoever draws it."""
 
@@ -135,8 +129,8 @@ class Lettings:
         self._nursery: trio.Nursery | None = None
         self._found: frozenset[AgreementId] = frozenset()
         """Agreements leased before this process began."""
-        store.declare(LETTINGS, LIVE, JOBS, AWAKE)
-        self._awake_ms = self._was_awake_ms = store.get(AWAKE, b"awake") or 0
+        store.declare(LETTINGS, LIVE, JOBS)
+        self._presence = Presence(store, clock)
         with store.view() as txn:
             live = [txn.get(LETTINGS, key) for key, _ in txn.scan(LIVE)]
         records = [record for record in live if record is not None]
@@ -158,6 +152,11 @@ class Lettings:
 
     def running(self) -> tuple[LettingRecord, ...]:
         return tuple(record for record in self._records.values() if not record.over)
+
+    def holding(self) -> tuple[LettingRecord, ...]:
+        """Agreements whose upload or results may still be asked for."""
+        done = (ProviderPhase.KEPT, ProviderPhase.NEVER_LEASED)
+        return tuple(r for r in self._records.values() if r.state.phase not in done)
 
     def elapsed(self, record: LettingRecord) -> Millis:
         """Time since the lease began."""
@@ -416,19 +415,12 @@ class Lettings:
 
     def _note_awake(self) -> None:
         """While somebody owes us a next payment, remember that it could have been made."""
-        now = self._clock.now_ms()
-        paying = any(record.state.phase is ProviderPhase.LEASED for record in self.running())
-        if paying and now - self._awake_ms >= AWAKE_EVERY:
-            with self._store.transaction() as txn:
-                txn.put(AWAKE, b"awake", now)
-            self._awake_ms = now
+        if any(record.state.phase is ProviderPhase.LEASED for record in self.running()):
+            self._presence.note()
 
     def _could_pay(self, record: LettingRecord) -> bool:
-        """Whether the node that ran before this one was still there when the next payment was due."""
-        due, _ = rules.next_extension(
-            record.terms, elapsed_ms=Millis(0), prepaid_ms=record.state.prepaid_ms
-        )
-        return self._was_awake_ms >= record.state.started_ms + due + CHANCE
+        started_ms, prepaid_ms = record.state.started_ms, record.state.prepaid_ms
+        return self._presence.could_pay(record.terms, started_ms=started_ms, prepaid_ms=prepaid_ms)
 
     def _spawn_run(self, record: LettingRecord) -> None:
         """Make sure exactly one task looks after this agreement's job."""

@@ -92,6 +92,9 @@ class TaskBook:
         chosen.sort(key=lambda record: (-record.created_ms, record.task_id))
         return chosen[offset : offset + limit]
 
+    def all(self) -> list[TaskRecord]:
+        return list(self._records.values())
+
     def unfinished(self) -> list[TaskRecord]:
         return [record for record in self._records.values() if not record.ended]
 
