@@ -207,3 +207,18 @@ async def test_a_provider_that_wants_money_locked_for_longer_than_allowed_gets_n
         task = await calm.until_ended(await calm.submit("run"))
         assert task.status is TaskStatus.COMPLETED
         assert calm.channels.all()[0].challenge_s == 601
+
+
+async def test_a_task_whose_client_was_restarted_waits_until_the_market_was_met_again(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        client = await world.start(await world.client())
+        provider = await world.provider()
+        task_id = await client.submit()
+        await client.kill()
+        await trio.sleep(20)
+        await world.start(client)
+        await trio.sleep(2)
+        await world.start(provider)
+        assert (await client.until_ended(task_id)).cause == Cause.EXITED

@@ -58,6 +58,9 @@ HORIZON_POLL_SECONDS: Final = 0.5
 """How soon a passed horizon is noticed."""
 TELL_UPLOAD_SECONDS: Final = 0.25
 """Between words about an upload's progress: each is an event in the task's log."""
+MARKET_MET_MS: Final = Millis(10_000)
+"""A node that started, perhaps again with its tasks, meets its peers within a second; a busy
+machine takes a few."""
 RACES: Final = frozenset({6017, 6018, 6020})
 """The program is paused, another channel took the nonce, or the channel is closing: it may be
 otherwise at the next try, which looks anew. No other refusal goes away by itself."""
@@ -95,6 +98,7 @@ class Rentals:
         self._inbox = inbox
         self._ends = RentalEnds(tasks, book, channels, matchmaking, clock)
         self._nursery: trio.Nursery | None = None
+        self._started_ms = clock.now_ms()
         self._sync = VoucherSync(network, channels, book)
         self._reclaiming = Reclaiming(clock, tasks, book, self._link)
 
@@ -239,8 +243,8 @@ class Rentals:
 
     def _young(self, task: TaskRecord) -> bool:
         """A node that just started may not have met the market yet."""
-        age = self._clock.now_ms() - task.created_ms
-        return age < 5_000 and not task.avoid
+        since = max(task.created_ms, self._started_ms)
+        return self._clock.now_ms() - since < MARKET_MET_MS and not task.avoid
 
     async def _fund_and_upload(self, task: TaskRecord, found: Quoted) -> ChannelRecord | None:
         """Lock the money and bring the files, at once. None when the owner cancelled meanwhile."""
