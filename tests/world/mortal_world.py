@@ -133,6 +133,7 @@ class MortalWorld:
         dead = [name for name in PROCESSES if not self.world.process(name).running()]
         for name in dead:
             self.deaths[name] += 1
+            self.world.gone(name)
             self.start(name)
         return bool(dead)
 
