@@ -17,7 +17,7 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import replace
 
-from robocompute_protocol import messages
+from robocompute_protocol import message_fields, messages, stream_messages
 from robocompute_protocol.agreement import (
     ClientAgreement,
     ClientPhase,
@@ -60,9 +60,11 @@ from robocompute_protocol.steps import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
 BEGIN: Final = "<!-- from the code: {} -->"
 END: Final = "<!-- end -->"
+MODULES: Final = (message_fields, messages, stream_messages)
 INT_WORDS: Final[dict[tuple[float | None, float | None], str]] = {
     (0, 2**53): "u53",
     (0, 2**62): "u62",
@@ -72,14 +74,19 @@ INT_WORDS: Final[dict[tuple[float | None, float | None], str]] = {
 """Bounds that have a name of their own in the document."""
 
 
-def structs() -> tuple[type[msgspec.Struct], ...]:
-    """Return every message, in the order in which ``messages`` defines them."""
-    found = [
-        struct
-        for _, struct in source.getmembers(messages, source.isclass)
-        if issubclass(struct, messages.Message) and struct is not messages.Message
+def _definitions() -> list[tuple[ModuleType, ast.ClassDef]]:
+    """Return every class that the modules of messages define, in order."""
+    return [
+        (module, definition)
+        for module in MODULES
+        for definition in ast.parse(source.getsource(module)).body
+        if isinstance(definition, ast.ClassDef) and definition.name != "Message"
     ]
-    return tuple(sorted(found, key=lambda struct: source.getsourcelines(struct)[1]))
+
+
+def structs() -> tuple[type[msgspec.Struct], ...]:
+    """Return every message, in the order of their definitions."""
+    return tuple(getattr(module, definition.name) for module, definition in _definitions())
 
 
 def type_words(type_: inspect.Type) -> str:
@@ -142,9 +149,7 @@ def message_table() -> str:
 def field_notes() -> str:
     """Return what the definitions say of single fields."""
     notes: list[str] = []
-    for struct in ast.parse(source.getsource(messages)).body:
-        if not isinstance(struct, ast.ClassDef):
-            continue
+    for _, struct in _definitions():
         for field, note in zip(struct.body, struct.body[1:], strict=False):
             match field, note:
                 case (
