@@ -8,8 +8,12 @@ PYTHON := .venv/bin/python
 TORCH ?=
 # More arguments for pytest: make test ARGS="tests/node -k lease"
 ARGS ?=
+# How many tests run at once: most wait for processes and clocks.
+# WORKERS=0 runs them one after another, in pytest's own process (for --pdb and the like).
+WORKERS ?= 2
+PYTEST_ON_WORKERS := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test check format program program-verify program-test soak bench bench-settlement lock clean torch
+.PHONY: help setup demo test check format program program-verify program-test soak bench bench-settlement bench-p2p lock clean torch
 
 help:  ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +35,13 @@ torch: .cache/torch/.ready  ## fetch torch for the tests (about 5 GB, once)
 
 # ROBOCOMPUTE_TEST_RUNTIME: a folder with a runtime `base` that has torch, used instead.
 ifeq ($(TORCH),0)
-test: setup  ## run all tests (TORCH=0: leave the torch ones out; ARGS="...": for pytest)
+test: setup  ## run all tests (TORCH=0: leave the torch ones out; WORKERS=n; ARGS="...": for pytest)
 	@echo "test: TORCH=0, so the tests marked torch are left out"
-	$(PYTHON) -m pytest -m "not soak and not device and not torch" $(ARGS)
+	$(PYTEST_ON_WORKERS) -m "not soak and not device and not torch" $(ARGS)
 else
 test: setup $(if $(ROBOCOMPUTE_TEST_RUNTIME),,torch)
 	ROBOCOMPUTE_TEST_RUNTIME=$(or $(ROBOCOMPUTE_TEST_RUNTIME),$(TORCH_HOME)/runtimes) \
-		$(PYTHON) -m pytest $(ARGS)
+		$(PYTEST_ON_WORKERS) $(ARGS)
 endif
 
 check: setup  ## lint, format, types, arrows, lock, documentation
@@ -71,6 +75,9 @@ bench: setup  ## submit to first output line, against ray on the same machine
 
 bench-settlement: setup  ## units, lamports, vouchers and settlements a second (ROBOCOMPUTE_VALIDATOR=PATH too)
 	$(PYTHON) bench/settlement.py
+
+bench-p2p: setup  ## the peer-to-peer shell against go-libp2p (QUICK=1: a look; without go only ours)
+	$(PYTHON) bench/p2p.py $(if $(QUICK),--quick)
 
 lock: setup  ## resolve pyproject.toml into requirements.lock (UPGRADE=1: the newest of everything)
 	scripts/lock.sh $(if $(UPGRADE),--upgrade)
