@@ -116,6 +116,15 @@ class P2pSettings:
             settings.yes_or_no(),
         ),
     )
+    rendezvous: bool = field(
+        default=False,
+        metadata=about(
+            "Speak libp2p's rendezvous protocol: keep a list of who registers here, and register "
+            "with bootstrap nodes that do. Off: nodes introduce each other in any case, with "
+            "records that are signed and were tried out.",
+            settings.yes_or_no(),
+        ),
+    )
     relay: bool = field(
         default=False,
         metadata=about(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from robocompute_node.p2p.discovery.exchange import network_of
 from robocompute_node.p2p.discovery.lan import LanBeacon
+from robocompute_node.p2p.discovery.rendezvous import RendezvousPoint
 from robocompute_node.p2p.discovery.service import Discovery, Finding
 from robocompute_node.p2p.relay import RelayBounds
 from robocompute_protocol.identifiers import to_base58
@@ -56,10 +57,16 @@ async def start_finding(
         clock,
         SystemRandom(),
         network_id=network_id,
-        finding=Finding(wanted=config.p2p.peers, relays=config.p2p.relay),
+        finding=Finding(
+            wanted=config.p2p.peers,
+            relays=config.p2p.relay,
+            rendezvous=config.p2p.rendezvous,
+        ),
         bootstrap=network.bootstrap,
         remembered=[(known.key, known.addresses) for known in remembered.known()],
     )
+    if config.p2p.rendezvous:
+        network.links.serve_rendezvous(RendezvousPoint(network_id))
     await services.start(discovery.run)
     if config.p2p.lan:
         beacon = LanBeacon(network.key, lambda: network.addresses, network_id, discovery.found)

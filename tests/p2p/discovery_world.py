@@ -60,6 +60,7 @@ async def member(
     network_id: Digest | None = NETWORK,
     wanted: int = 8,
     lan: bool = False,
+    rendezvous: bool = False,
     remembered: tuple[tuple[NodeKey, tuple[str, ...]], ...] = (),
     **settings: Any,
 ) -> AsyncGenerator[Member]:
@@ -74,7 +75,7 @@ async def member(
         clock,
         Random(name),
         network_id=lambda: network_id,
-        finding=Finding(relays=relay, wanted=wanted),
+        finding=Finding(relays=relay, wanted=wanted, rendezvous=rendezvous),
         bootstrap=network.bootstrap,
         remembered=remembered,
     )

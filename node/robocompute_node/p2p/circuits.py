@@ -118,8 +118,16 @@ async def open_stream(conn: INetConn, protocol: str) -> tuple[YamuxPipe, bytearr
         raise
 
 
-async def read_message(pipe: YamuxPipe, kind: type[P], held: bytearray) -> P:
-    """Read one message; what came behind it stays in ``held``. Raises: PeerGone."""
+async def read_message(
+    pipe: YamuxPipe, kind: type[P], held: bytearray, *, limit: int = MAX_MESSAGE_BYTES
+) -> P:
+    """Read one message; what came behind it stays in ``held``.
+
+    ``limit`` is below 16,384 bytes: a length that takes three bytes is refused unread.
+
+    Raises:
+        PeerGone: the stream ended, or what came is no such message.
+    """
     while True:
         length = used = 0
         for used, byte in enumerate(held[:2], 1):
@@ -130,7 +138,7 @@ async def read_message(pipe: YamuxPipe, kind: type[P], held: bytearray) -> P:
             if len(held) >= 2:
                 raise PeerGone("an overlong message about a circuit")
             used = 0
-        if length > MAX_MESSAGE_BYTES:
+        if length > limit:
             raise PeerGone("an overlong message about a circuit")
         if used and len(held) >= used + length:
             body = bytes(held[used : used + length])

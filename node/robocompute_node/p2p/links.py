@@ -15,6 +15,7 @@ from multiaddr import Multiaddr
 from .addresses import CIRCUIT, parse_address
 from .circuits import is_direct, remote_of
 from .discovery.places import ip_address_of
+from .discovery.rendezvous import RendezvousPoint, meet_at
 from .guards import quietly
 from .identity import node_key_of, peer_id_of
 from .port import PeerGone
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from libp2p.abc import INetConn
 
-    from robocompute_protocol.identifiers import NodeKey
+    from robocompute_protocol.identifiers import Digest, NodeKey
 
     from .dialing import Dialer
     from .guards import GuardedHost, GuardedSwarm
@@ -63,6 +64,8 @@ class Links:
         self.server = None if relay is None else RelayServer(relay)
         self.client = RelayClient(key)
         dialer.circuits = self.dial_circuit
+        self._point: RendezvousPoint | None = None
+        self._host: GuardedHost | None = None
         self.observed: tuple[str, ...] = ()
         """Addresses at which peers reached this node, besides those it knows of itself."""
 
@@ -70,14 +73,22 @@ class Links:
         self, host: GuardedHost, swarm: GuardedSwarm, addresses: Callable[[], tuple[str, ...]]
     ) -> None:
         """Work on a new host, which is reached at ``addresses``."""
-        self._swarm = swarm
+        self._host, self._swarm = host, swarm
         self.client.attach(host, swarm)
         if self.server is not None:
             self.server.attach(host, swarm, addresses)
+        if self._point is not None:
+            self._point.attach(host)
+
+    def serve_rendezvous(self, point: RendezvousPoint) -> None:
+        """Be a rendezvous point from now on."""
+        self._point = point
+        if self._host is not None:
+            point.attach(self._host)
 
     def detach(self) -> None:
         """The host is gone."""
-        self._swarm = None
+        self._host = self._swarm = None
         self.client.detach()
 
     @property
@@ -149,6 +160,19 @@ class Links:
         if address is None:
             raise PeerGone("the relay connected to this node: its own address is not known")
         return await self.client.reserve(conn, relay, f"{address}/p2p/{peer_id_of(relay)}")
+
+    async def meet_at(
+        self, point: NodeKey, network: Digest, addresses: tuple[str, ...]
+    ) -> tuple[tuple[NodeKey, tuple[str, ...]], ...]:
+        """Register with a rendezvous point that is connected; return whom it lists.
+
+        Raises:
+            PeerGone: it is not connected, or no such point.
+        """
+        conn = self._direct(point)
+        if conn is None:
+            raise PeerGone("no connection to the rendezvous point")
+        return await meet_at(conn, self._key, network, addresses)
 
     def _direct(self, peer: NodeKey) -> INetConn | None:
         swarm = self._swarm

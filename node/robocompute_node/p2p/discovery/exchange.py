@@ -127,9 +127,9 @@ class PeerExchange:
         if request.record is not None:
             if request.record.key != peer:
                 raise RemoteProtocolError("a record of somebody else's", code="wrong_signer")
-            self._take(request.record, None, Found.INBOUND, over=self._scope(peer))
+            self._take(request.record, None, Found.INBOUND, over=self.scope_of(peer))
         records = self._known.vouched(
-            self._clock.now_ms(), self._scope(peer), self._rng, leave_out={peer}
+            self._clock.now_ms(), self.scope_of(peer), self._rng, leave_out={peer}
         )
         await say(stream, PeersPage(records=records))
 
@@ -149,7 +149,7 @@ class PeerExchange:
             or Millis(record.sequence + record.ttl_ms) <= now
         ):
             return False
-        reach = over if over is not None else self._scope(teller)
+        reach = over if over is not None else self.scope_of(teller)
         return self._known.hear(
             record.key,
             record.addresses,
@@ -160,7 +160,7 @@ class PeerExchange:
             signed=(record, signed),
         )
 
-    def _scope(self, peer: NodeKey | None) -> Scope:
+    def scope_of(self, peer: NodeKey | None) -> Scope:
         """How near ``peer`` is: of several connections the nearest counts, through a relay none."""
         ips = [link.ip for link in self._web.all() if link.peer == peer]
         return min((scope_of(ip) for ip in ips if ip is not None), default=Scope.PUBLIC)

@@ -16,6 +16,7 @@ from .dial_back import DialBackDesk, may_testify
 from .exchange import PeerExchange, ask_quietly
 from .known import Found, KnownNodes
 from .places import host_of
+from .rendezvous import REFRESH_S
 from .witnesses import Reach, Witnesses
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Finding:
     """Peers to stay connected to, where there are so many."""
     relays: bool = False
     """Whether this node relays for those that cannot be dialled."""
+    rendezvous: bool = False
+    """Whether it registers with bootstrap nodes by libp2p's rendezvous protocol."""
 
 
 class Discovery:
@@ -94,6 +97,7 @@ class Discovery:
         self._clock = clock
         self._rng = rng
         self._finding = finding
+        self._network_id = network_id
         self._bootstrap = frozenset(bootstrap)
         self.known = KnownNodes(key.node_key)
         self._witnesses = Witnesses(self._bootstrap)
@@ -133,6 +137,8 @@ class Discovery:
             nursery.start_soon(self._try_records)
             nursery.start_soon(self._learn_reach)
             nursery.start_soon(self._keep_relays)
+            if self._finding.rendezvous:
+                nursery.start_soon(self._use_points)
             task_status.started()
             await trio.sleep_forever()
         raise AssertionError("unreachable")
@@ -220,6 +226,32 @@ class Discovery:
                 await ask_quietly(self._exchange, self._rng.choice(sorted(connected)))
             for known in self._choose(connected, 1):
                 await self._dial(known, slots)
+
+    async def _use_points(self) -> None:
+        """Register with every bootstrap node that is a rendezvous point, and see who else did."""
+        due: dict[NodeKey, float] = {}
+        while True:
+            now = trio.current_time()
+            for point in self._bootstrap & self._connected():
+                network = self._network_id()
+                if network is None or due.get(point, 0.0) > now:
+                    continue
+                due[point] = now + REFRESH_S
+                try:
+                    listed = await self._web.meet_at(point, network, self._network.addresses)
+                except PeerGone as exc:
+                    log.debug("%s is no rendezvous point: %s", peer_id_of(point), exc)
+                    continue
+                for peer, addresses in listed:
+                    self.known.hear(
+                        peer,
+                        addresses,
+                        self._clock.now_ms(),
+                        found=Found.RENDEZVOUS,
+                        over=self._exchange.scope_of(point),
+                        teller=point,
+                    )
+            await trio.sleep(LOOK_S)
 
     async def _try_records(self) -> None:
         """See whether those who connected here can be reached where they say.
