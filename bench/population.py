@@ -127,3 +127,13 @@ def renewed(offer: Offer, now: Millis) -> Offer:
 def sealed(offer: Offer) -> Signed:
     """Return the offer in a letter whose signature nobody checks: a book is given verified ones."""
     return Signed(key=offer.provider, body=codec.encode(offer), signature=Signature(bytes(64)))
+
+
+def withdrawn(offer: Offer, now: Millis) -> Offer:
+    """Return the tombstone of an offer."""
+    return msgspec.structs.replace(offer, sequence=now, ttl_ms=Millis(0))
+
+
+def repriced(offer: Offer, price: MicroUnits) -> Offer:
+    """Return the same offer for another price."""
+    return msgspec.structs.replace(offer, price_per_hour=price)
