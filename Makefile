@@ -13,7 +13,7 @@ ARGS ?=
 WORKERS ?= 2
 PYTEST_ON_WORKERS := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test check format program program-verify program-test soak bench bench-settlement bench-p2p lock clean torch
+.PHONY: help setup demo test check format program program-verify program-test soak bench bench-settlement bench-peers bench-book simulate lock clean torch
 
 help:  ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,8 +76,14 @@ bench: setup  ## submit to first output line, against ray on the same machine
 bench-settlement: setup  ## units, lamports, vouchers and settlements a second (ROBOCOMPUTE_VALIDATOR=PATH too)
 	$(PYTHON) bench/settlement.py
 
-bench-p2p: setup  ## the peer-to-peer shell against go-libp2p (QUICK=1: a look; without go only ours)
+bench-peers: setup  ## the peer-to-peer shell against go-libp2p (QUICK=1: a look; without go only ours)
 	$(PYTHON) bench/p2p.py $(if $(QUICK),--quick)
+
+bench-book: setup  ## the offer book with 50,000 offers: memory, taking, look-up, flood
+	$(PYTHON) bench/book.py
+
+simulate: setup  ## a market of 10,000 nodes on virtual time, a fifth of them liars
+	$(PYTHON) bench/simulate.py
 
 lock: setup  ## resolve pyproject.toml into requirements.lock (UPGRADE=1: the newest of everything)
 	scripts/lock.sh $(if $(UPGRADE),--upgrade)
