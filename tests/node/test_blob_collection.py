@@ -19,10 +19,11 @@ from robocompute_node.file_sets import all_chunks
 from robocompute_node.services.blob_access import GRANTS
 from robocompute_node.services.blob_collection import BlobCollection
 from robocompute_node.services.blob_exchange import at_once
-from robocompute_protocol.identifiers import Digest
 
 if TYPE_CHECKING:
     import trio
+
+    from robocompute_protocol.identifiers import Digest
 
 HOUR = 3_600.0
 NOTHING: set[Digest] = set()

@@ -154,6 +154,8 @@ class RentalLink:
     def silent_ms(self) -> Millis:
         """How long the provider has been of no use: not heard of, or no feed that holds."""
         now = self._clock.now_ms()
+        if self._waits_for_ever():  # whatever else it says meanwhile, or sends of the job
+            return Millis(now)
         if self.record.state.phase is ClientPhase.ENDED and not self._fetching:
             self._ended_ms = self._ended_ms or now
             if now - self._ended_ms > RESULTS_WITHIN_MS:
@@ -184,7 +186,8 @@ class RentalLink:
             return True
         if phase is not self._waited_in:
             self._waited_in, self._waited_since_ms = phase, now
-        return now - self._waited_since_ms > WAIT_WITHIN_MS
+        waits = phase in (ClientPhase.ORDERED, ClientPhase.CANCELLING)
+        return waits and now - self._waited_since_ms > WAIT_WITHIN_MS
 
     async def _persist(
         self, what: str, talk: Callable[[], Awaitable[bool]], *, while_: tuple[ClientPhase, ...]
@@ -196,6 +199,7 @@ class RentalLink:
         """
         retry, faults = Retry(), 0
         while self.record.state.phase in while_ and faults < MAX_FAULTS:
+            began_ms = self._clock.now_ms()
             try:
                 if await talk():
                     return
@@ -205,6 +209,8 @@ class RentalLink:
                 log.warning("%s, the provider broke the protocol: %s", what, exc)
             except PeerGone as exc:
                 log.info("%s, will retry: %s", what, exc)
+                if self.heard_ms > began_ms:  # it is there: the link was cut, not the peer lost
+                    retry.reset()
             await retry.pause()
 
     # --- order ----------------------------------------------------------------------------------
@@ -412,6 +418,9 @@ class RentalLink:
                         raise PeerGone("the job's feed ended before the job did")
                     case Output():
                         self._sink.output([message])
+                        if message.sequence >= next_output:
+                            # Of use, however often the link is cut meanwhile.
+                            self._fed_ms = self._clock.now_ms()
                     case Stage():
                         self._sink.stage(message)
                     case Appended():
