@@ -122,8 +122,13 @@ class FakeNodeApi:
     async def wallet_balance(self) -> Mapping[str, object]:
         return {"wallet_address": "Fake1111", "usdc_balance": "1.000000"}
 
-    def offers(self) -> list[Mapping[str, object]]:
-        return self.offered
+    async def offers(
+        self, *, resource_class: str | None, limit: int
+    ) -> list[Mapping[str, object]]:
+        chosen = [
+            each for each in self.offered if resource_class in (None, each["resource_class"])
+        ]
+        return chosen[:limit]
 
     def missing_chunks(self, chunks: tuple[Digest, ...]) -> tuple[Digest, ...]:
         return tuple(chunk for chunk in chunks if chunk not in self.chunks)

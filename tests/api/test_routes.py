@@ -12,6 +12,7 @@ from robocompute_protocol.messages import FileEntry, Manifest
 
 if TYPE_CHECKING:
     import httpx
+
     from conftest import FakeNodeApi
 
 TASK: dict[str, Any] = {"name": "app", "type": "cpu", "command": ["python", "train.py"]}
@@ -200,9 +201,17 @@ async def test_a_receipt_is_there_after_the_end(
 async def test_node_offers_wallet_and_key_can_be_asked_about(
     client: httpx.AsyncClient, node: FakeNodeApi
 ) -> None:
-    node.offered = [{"provider": "p", "age_s": 1.5}]
+    node.offered = [
+        {"provider": "p", "resource_class": "cpu", "age_s": 1},
+        {"provider": "q", "resource_class": "h100", "age_s": 2},
+    ]
     assert (await client.get("/node")).json()["peer_id"] == "12D3KooFake"
-    assert (await client.get("/offers")).json() == {"offers": [{"provider": "p", "age_s": 1.5}]}
+    assert (await client.get("/offers")).json() == {"offers": node.offered}
+    few = await client.get("/offers", params={"resource_class": "h100", "limit": 5})
+    assert few.json() == {"offers": node.offered[1:]}
+    assert (await client.get("/offers", params={"limit": 1})).json() == {
+        "offers": node.offered[:1]
+    }
     assert (await client.get("/wallet/balance")).json()["usdc_balance"] == "1.000000"
     assert (await client.get("/auth/validate")).json() == {
         "email": None,

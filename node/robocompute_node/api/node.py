@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 if TYPE_CHECKING:
     from robocompute_node.api.port import NodeApi
+
+MAX_LISTED: Final = 10_000
+"""Offers in one answer: ten megabytes."""
 
 
 def health_routes() -> APIRouter:
@@ -33,9 +36,13 @@ def node_routes(api: NodeApi) -> APIRouter:
         return JSONResponse(dict(api.node_status()))
 
     @routes.get("/offers")
-    async def offers() -> Response:
+    async def offers(
+        resource_class: Annotated[str | None, Query(max_length=16)] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 1_000,
+    ) -> Response:
         """Live offers of the network, with their age. Whether one can be had is the quote's job."""
-        return JSONResponse({"offers": [dict(offer) for offer in api.offers()]})
+        found = await api.offers(resource_class=resource_class, limit=limit)
+        return JSONResponse({"offers": [dict(offer) for offer in found]})
 
     @routes.get("/auth/validate")
     async def validate() -> Response:

@@ -139,8 +139,13 @@ class NodeApi(Protocol):
         """JSON-ready: wallet_address, usdc_balance, usdt_balance, sol_balance, available, locked."""
         ...
 
-    def offers(self) -> list[Mapping[str, object]]:
-        """Live offers of the book with their age, JSON-ready."""
+    async def offers(
+        self, *, resource_class: str | None, limit: int
+    ) -> list[Mapping[str, object]]:
+        """Live offers of the book with their age, the cheapest first, JSON-ready.
+
+        A class that is asked for is followed from then on. Raises: InvalidRequest.
+        """
         ...
 
     def missing_chunks(self, chunks: tuple[Digest, ...]) -> tuple[Digest, ...]: ...

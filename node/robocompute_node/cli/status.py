@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from robocompute_node.cli.money import LIMIT
 from robocompute_node.cli.options import data_option, json_option
 from robocompute_node.cli.output import say, say_json, say_table
+from robocompute_protocol.limits import MAX_SLOTS
+from robocompute_protocol.messages import CLASSES
+from robocompute_protocol.money import parse_amount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from robocompute_node.rest_client import RestClient
+    from robocompute_protocol.money import MicroUnits
 
 
 def _client(data: Path) -> RestClient:
@@ -66,25 +71,56 @@ def _say_status(client: RestClient, node: dict[str, Any], *, as_json: bool) -> N
 @click.command("offers")
 @data_option
 @json_option
-def offers_command(data: Path, as_json: bool) -> None:
-    """Show the live offers that the node of DIR has heard of, with their age."""
-    offers = _client(data).get("/offers")["offers"]
+@click.option(
+    "--class", "resource_class", type=click.Choice(CLASSES), help="Only offers of this class."
+)
+@click.option("--gpus", type=click.IntRange(0, MAX_SLOTS), default=0, help="With so many slots.")
+@click.option("--max-price", type=LIMIT, help="At most, for an hour of one slot.")
+@click.option("--staked", is_flag=True, help="Only those with a stake behind all their slots.")
+def offers_command(
+    data: Path,
+    as_json: bool,
+    resource_class: str | None,
+    gpus: int,
+    max_price: MicroUnits | None,
+    staked: bool,
+) -> None:
+    """Show the live offers that the node of DIR has heard of, with their age.
+
+    Whether one can be had now, only its provider's answer to a job tells.
+    """
+    wanted = "" if resource_class is None else f"?resource_class={resource_class}"
+    heard = _client(data).get(f"/offers{wanted}")["offers"]
+    offers = [
+        offer
+        for offer in heard
+        if offer["slots"] >= gpus
+        and (offer["staked"] or not staked)
+        and (max_price is None or parse_amount(offer["price_per_hour"]) <= max_price)
+    ]
     if as_json:
         say_json({"offers": offers})
     elif offers:
         _say_offers(offers)
+    elif heard:
+        say(f"None of the {len(heard)} offers is like that.")
     else:
         say(
             "No offers yet: the node has met no provider. `robocompute-node status` shows its peers."
         )
 
 
+OFFER_COLUMNS: Final = (
+    "provider", "resource_class", "model", "slots", "price_per_hour", "age_s", "staked",
+    "gpu_memory_mib", "cpu_cores", "memory_mib", "location",
+)  # fmt: skip
+"""What a person chooses by; ``--json`` has the rest."""
+
+
 def _say_offers(offers: list[dict[str, Any]]) -> None:
-    if not offers:
-        return
-    columns = list(dict.fromkeys(key for offer in offers for key in offer))
-    shown = [key for key in columns if any(_cell(offer.get(key)) for offer in offers)][:9]
-    say_table([[_cell(offer.get(key)) for key in shown] for offer in offers], head=shown)
+    if offers:
+        rows = [[_cell(offer.get(key)) for key in OFFER_COLUMNS] for offer in offers]
+        say_table(rows, head=list(OFFER_COLUMNS))
 
 
 def _say_tasks(tasks: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import secrets
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from robocompute_protocol.identifiers import (
     to_base58,
 )
 from robocompute_protocol.manifests import TooManyFiles
-from robocompute_protocol.messages import Manifest, Receipt, TaskSpec
+from robocompute_protocol.messages import CLASSES, Manifest, Receipt, TaskSpec
 from robocompute_protocol.money import MicroUnits, Millis, charge, format_amount
 
 if TYPE_CHECKING:
@@ -118,10 +119,23 @@ class OwnerApi:
             "network": dict(parts.network_status()),
         }
 
-    def offers(self) -> list[Mapping[str, object]]:
-        now = self._parts.clock.now_ms()
-        entries = sorted(
-            self._parts.market.book.live(now), key=lambda entry: entry.offer.price_per_hour
+    async def offers(
+        self, *, resource_class: str | None, limit: int
+    ) -> list[Mapping[str, object]]:
+        market, clock = self._parts.market, self._parts.clock
+        if resource_class is not None:
+            if resource_class not in CLASSES:
+                raise InvalidRequest(f"resource_class is one of {', '.join(CLASSES)}")
+            await market.follow(resource_class)
+        now = clock.now_ms()
+        entries = heapq.nsmallest(
+            limit,
+            (
+                entry
+                for entry in market.book.live(now)
+                if resource_class in (None, entry.offer.resource_class)
+            ),
+            key=lambda entry: (entry.offer.price_per_hour, entry.offer.provider),
         )
         return [_offer_json(entry, now) for entry in entries]
 
