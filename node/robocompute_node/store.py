@@ -209,12 +209,14 @@ class Store:
         of its own, and decides by what it finds then: others ran since it was handed in. Works of one ``key`` run
         in the order they came, each in a commit of its own, so that it finds in memory what those
         before it did; works of different keys must not build on each other's memory. One that
-        raises undoes only itself. Cancelled, it either never ran or is wholly done.
+        raises undoes only itself. Cancelled, it either never ran or is wholly done;
+        who is cancelled already hands nothing in.
 
         Raises:
             StoreError: the commit failed, and nothing of it happened.
             Whatever ``work`` raises.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         call = _Call(key, work)
         self._calls.append(call)
         try:

@@ -148,7 +148,7 @@ async def test_a_commit_that_fails_fails_for_all_and_changes_nothing(tmp_path: P
         assert await book.together(b"a", 1) == 1
 
 
-async def test_who_is_cancelled_while_waiting_never_ran(tmp_path: Path) -> None:
+async def test_who_is_cancelled_already_hands_nothing_in(tmp_path: Path) -> None:
     with opened(tmp_path) as (book, _):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(book.together, b"a", 1)
