@@ -13,7 +13,7 @@ ARGS ?=
 WORKERS ?= 2
 PYTEST_ON_WORKERS := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test check format program program-verify program-test soak bench bench-settlement bench-peers bench-book simulate lock clean torch
+.PHONY: bench-execution help setup demo test check format program program-verify program-test soak bench bench-settlement bench-peers bench-book simulate lock clean torch engine
 
 help:  ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,13 +33,17 @@ torch: .cache/torch/.ready  ## fetch torch for the tests (about 5 GB, once)
 .cache/torch/.ready: scripts/torch.sh | .venv/.ready
 	@scripts/torch.sh $(TORCH_HOME)
 
+# A container engine for the tests of containers, where one can be had; else they are skipped.
+engine:
+	@scripts/engine.sh
+
 # ROBOCOMPUTE_TEST_RUNTIME: a folder with a runtime `base` that has torch, used instead.
 ifeq ($(TORCH),0)
-test: setup  ## run all tests (TORCH=0: leave the torch ones out; WORKERS=n; ARGS="...": for pytest)
+test: setup engine  ## run all tests (TORCH=0: leave the torch ones out; WORKERS=n; ARGS="...": for pytest)
 	@echo "test: TORCH=0, so the tests marked torch are left out"
 	$(PYTEST_ON_WORKERS) -m "not soak and not device and not torch" $(ARGS)
 else
-test: setup $(if $(ROBOCOMPUTE_TEST_RUNTIME),,torch)
+test: setup engine $(if $(ROBOCOMPUTE_TEST_RUNTIME),,torch)
 	ROBOCOMPUTE_TEST_RUNTIME=$(or $(ROBOCOMPUTE_TEST_RUNTIME),$(TORCH_HOME)/runtimes) \
 		$(PYTEST_ON_WORKERS) $(ARGS)
 endif
@@ -84,6 +88,9 @@ bench-book: setup  ## the offer book with 50,000 offers: memory, taking, look-up
 
 simulate: setup  ## a market of 10,000 nodes on virtual time, a fifth of them liars
 	$(PYTHON) bench/simulate.py
+
+bench-execution: setup  ## what sandboxes and containers cost beside raw python
+	$(PYTHON) bench/execution.py
 
 lock: setup  ## resolve pyproject.toml into requirements.lock (UPGRADE=1: the newest of everything)
 	scripts/lock.sh $(if $(UPGRADE),--upgrade)
