@@ -135,7 +135,7 @@ async def control_floods(target: Target) -> None:
     """Haves, wants, grafts and prunes for topics and messages that nobody has."""
     async with attacker() as host:
         stream = await stream_to(host, target, MESHSUB)
-        known = secrets.token_hex(20)
+        known = secrets.token_hex(20).encode()
         for number in range(20):
             topics = [f"{number}/{each}" for each in range(300)]
             prunes = [rpc_pb2.ControlPrune(topicID=each, backoff=1 << 40) for each in topics]

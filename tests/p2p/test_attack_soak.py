@@ -36,6 +36,8 @@ OFFER_EVERY_S = 0.5
 AGAIN_S = (10.0, 40.0)
 """An offer is announced again, as every sender does: gossip is lossy, and a connection may be
 lost and made anew while an offer lives."""
+ATTACK_S = 30.0
+"""An attack that got stuck in its own libp2p is given up after this long."""
 SETTLE_S = 60.0
 """After the attack, for what is still under way to arrive."""
 GROWTH_MB = 24.0
@@ -155,11 +157,12 @@ async def test_a_node_survives_every_attack_at_once_and_loses_no_honest_offer(
                 await trio.sleep(0.5)
         honest.told = 0
         idle_mb = samples[-1]["rss"]
+        endless = (str(ATTACK_S), str(10**9))
         started = trio.current_time()
         async with (
-            process("attack_process.py", address, "connections", "127.1.1.1") as one,
-            process("attack_process.py", address, "streams", "127.2.2.1") as two,
-            process("attack_process.py", address, "gossip", "127.3.3.1") as three,
+            process("attack_process.py", address, "connections", "127.1", *endless) as one,
+            process("attack_process.py", address, "streams", "127.2", *endless) as two,
+            process("attack_process.py", address, "gossip", "127.3", *endless) as three,
         ):
             for each in (one, two, three):
                 nursery.start_soon(count, each)
