@@ -63,10 +63,8 @@ def test_a_task_with_an_image_runs_in_a_container_and_is_paid_for(
         assert (task["exit_code"], task["cause"]) == (3, "exited"), task
         said = tasks.get_logs(task["task_id"])
         assert "hello from" in str(said)
-        private = ended(
-            world,
-            tasks.create(**{**asked, "docker_image": "localhost/other:1"}, wait=True)["task_id"],
-        )
+        asked["docker_image"] = "localhost/other:1"
+        private = ended(world, tasks.create(**asked, wait=True)["task_id"])
         assert private["status"] == "failed"
         assert "pulls no images from localhost" in private["message"]
         assert world.terminate("provider-1")
