@@ -27,9 +27,10 @@ from .certificates import Certificate, check_certificate
 from .dialing import parse_address
 from .framing import PipeFrames
 from .port import FrameStream, Network, PeerGone, StreamHandler
+from .tls import TlsPipe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from multiaddr import Multiaddr
 
@@ -68,38 +69,8 @@ TOKEN_BYTES: Final = 32
 NAME_BYTES: Final = 16
 """A connection begins with this much of the token's digest: it says which context to shake hands
 with, and is worth nothing to whoever sees it."""
-READ_BYTES: Final = 262_144
 BUSY: Final = Refused(code="bulk_busy", message="no direct connection now; use the stream")
 OFF: Final = Refused(code="bulk_off", message="no direct connections here; use the stream")
-
-
-class TlsPipe:
-    """A TLS stream as a pipe of bytes. ``finish`` ends both directions: TLS in Python has no half."""
-
-    def __init__(self, tls: trio.SSLStream[trio.SocketStream]) -> None:
-        self._tls = tls
-
-    async def read(self, limit: int) -> bytes:
-        try:
-            return bytes(await self._tls.receive_some(limit))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise PeerGone("the direct connection to the peer was lost") from exc
-
-    async def write(self, data: bytes) -> None:
-        try:
-            await self._tls.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise PeerGone("the direct connection to the peer is broken") from exc
-
-    async def finish(self) -> None:
-        try:
-            await self._tls.aclose()
-        except trio.BrokenResourceError as exc:
-            raise PeerGone("the direct connection to the peer is broken") from exc
-
-    async def abort(self) -> None:
-        # Below TLS, which would say an orderly goodbye.
-        await trio.aclose_forcefully(self._tls.transport_stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +170,7 @@ class Bulk:
             PeerGone: there is none to be had; the libp2p stream may still do.
         """
         tls = await self._connect(peer, protocol)
-        frames = PipeFrames(TlsPipe(tls), peer)
+        frames = PipeFrames(tls, peer)
         try:
             yield frames
         except BaseException:
@@ -207,7 +178,7 @@ class Bulk:
             raise
         await frames.close()
 
-    async def _connect(self, peer: NodeKey, protocol: str) -> trio.SSLStream[trio.SocketStream]:
+    async def _connect(self, peer: NodeKey, protocol: str) -> TlsPipe:
         now = trio.current_time()
         if now < self._unreachable.get(peer, now):
             raise PeerGone("the peer was not reachable directly a moment ago")
@@ -241,17 +212,15 @@ class Bulk:
         check_certificate(answer.certificate, peer)
         return answer
 
-    async def _reach(
-        self, answer: BulkAt, context: ssl.SSLContext
-    ) -> trio.SSLStream[trio.SocketStream]:
+    async def _reach(self, answer: BulkAt, context: ssl.SSLContext) -> TlsPipe:
         """Shake hands with whoever answers first. Raises as the layers below do."""
         stream = await _dial(answer.addresses[:MAX_DIALLED])
         try:
             await stream.send_all(_name_of(answer.token))
-            tls = trio.SSLStream(stream, context)
-            await tls.do_handshake()
+            tls = TlsPipe(stream, context, server=False)
+            await tls.shake_hands()
             _check_shown(tls, answer.certificate)
-            await tls.send_all(answer.token)
+            await tls.write(answer.token)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -316,7 +285,7 @@ class Bulk:
 
     async def _greet(
         self, stream: trio.SocketStream, host: str
-    ) -> tuple[_Expected, trio.SSLStream[trio.SocketStream]] | None:
+    ) -> tuple[_Expected, TlsPipe] | None:
         """Find out who it is; the peer is then counted."""
         if self._strangers[host] >= MAX_HALF_OPEN_PER_HOST:
             return None
@@ -343,23 +312,21 @@ class Bulk:
         self._open[expected.peer] += 1
         return expected, tls
 
-    async def _shake(
-        self, stream: trio.SocketStream
-    ) -> tuple[_Expected, trio.SSLStream[trio.SocketStream]]:
+    async def _shake(self, stream: trio.SocketStream) -> tuple[_Expected, TlsPipe]:
         # Once named, a token is gone, whether the connection turns out well or not.
-        expected = self._expected.pop(await _exactly(stream, NAME_BYTES), None)
+        expected = self._expected.pop(await _exactly(stream.receive_some, NAME_BYTES), None)
         if expected is None or expected.until <= trio.current_time():
             raise RemoteProtocolError("nobody agreed upon this connection")
         context = self._certificate.context(server=True, peer=expected.certificate)
-        tls = trio.SSLStream(stream, context, server_side=True)
-        await tls.do_handshake()
+        tls = TlsPipe(stream, context, server=True)
+        await tls.shake_hands()
         _check_shown(tls, expected.certificate)
-        if not secrets.compare_digest(await _exactly(tls, TOKEN_BYTES), expected.token):
+        if not secrets.compare_digest(await _exactly(tls.read, TOKEN_BYTES), expected.token):
             raise RemoteProtocolError("not the token that was agreed upon")
         return expected, tls
 
-    async def _talk(self, expected: _Expected, tls: trio.SSLStream[trio.SocketStream]) -> None:
-        frames = PipeFrames(TlsPipe(tls), expected.peer)
+    async def _talk(self, expected: _Expected, tls: TlsPipe) -> None:
+        frames = PipeFrames(tls, expected.peer)
         what = f"{expected.protocol} with {expected.peer.hex()}, directly,"
         try:
             await self._handlers[expected.protocol](frames)
@@ -398,15 +365,15 @@ async def _dial(addresses: tuple[str, ...]) -> trio.SocketStream:
             await trio.aclose_forcefully(surplus)
 
 
-def _check_shown(tls: trio.SSLStream[trio.SocketStream], certificate: bytes) -> None:
-    if tls.getpeercert(binary_form=True) != certificate:
+def _check_shown(tls: TlsPipe, certificate: bytes) -> None:
+    if tls.shown() != certificate:
         raise RemoteProtocolError("another certificate than was agreed upon")
 
 
-async def _exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
+async def _exactly(read: Callable[[int], Awaitable[bytes | bytearray]], count: int) -> bytes:
     received = b""
     while len(received) < count:
-        data = await stream.receive_some(count - len(received))
+        data = await read(count - len(received))
         if not data:
             raise RemoteProtocolError("the connection ended before it said what it is")
         received += data
