@@ -495,4 +495,4 @@ async def fake_world(folder: Path) -> AsyncGenerator[World]:
         yield world
         nursery.cancel_scope.cancel()
     # Whatever happened to it: two leases of an honest provider never contradict each other.
-    assert world.cheats or not any(stake.slashed for stake in world.chain.ledger.stakes.values())
+    assert world.cheats or not any(s.watermark_s for s in world.chain.ledger.stakes.values())
