@@ -34,7 +34,7 @@ from robocompute_node.p2p.bulk import Bulk
 from robocompute_node.p2p.host import Libp2pNetwork
 from robocompute_node.p2p.peerstore import PeerStore
 from robocompute_node.services.accounts import Accounts, Paid
-from robocompute_node.services.bidding import BidDesk, Bids
+from robocompute_node.services.bidding import BidDesk, BidRelay, Bids
 from robocompute_node.services.blob_access import BlobAccess
 from robocompute_node.services.blob_collection import BlobCollection
 from robocompute_node.services.blob_exchange import BlobExchange, in_thread
@@ -231,6 +231,10 @@ class _Node:
         await services.start(watch.run)
         bids = Bids(network, store, clock, self._key, market, config.chain.mint)
         bids.register()
+        if not config.is_provider:  # a provider passes on those that it may answer
+            relay = BidRelay(network, clock)
+            for resource_class in self._classes():
+                services.start_soon(relay.run, resource_class)
         matchmaking = Matchmaking(
             network,
             market,

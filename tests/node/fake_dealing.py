@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robocompute_node.core.offer_book import OfferBook
-from robocompute_node.services.bidding import BidDesk, Bids
+from robocompute_node.services.bidding import BidDesk, BidRelay, Bids
 from robocompute_node.services.lease_watch import LeaseWatch
 from robocompute_node.services.market import Market
 from robocompute_node.services.matchmaking import Matchmaking
@@ -13,6 +13,7 @@ from robocompute_node.services.stake_mirror import StakeMirror
 from robocompute_node.services.standings import Standings
 
 if TYPE_CHECKING:
+    import trio
     from fake_world import FakeNode
 
 
@@ -45,6 +46,14 @@ class Dealing:
             network, store, node.chain, clock, self.stakes,
             share=node.config.client.share_leases,
         )  # fmt: skip
+
+        self._relay = None if node.config.is_provider else BidRelay(network, clock)
+
+    def start(self, services: trio.Nursery) -> None:
+        """Begin what runs beside the market from its start."""
+        services.start_soon(self.stakes.run)
+        if self._relay is not None:
+            services.start_soon(self._relay.run, "cpu")
 
     def bid_desk(self, node: FakeNode) -> BidDesk:
         """A provider's ear for bids."""

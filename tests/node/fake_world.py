@@ -181,7 +181,7 @@ class FakeNode:
         config, store, clock, network = self.config, self.store, self.world.clock, self.network
         self.dealing = dealing = Dealing(self)
         self.market = market = dealing.market
-        services.start_soon(dealing.stakes.run)
+        dealing.start(services)
         self.access = access = BlobAccess(store, self.blobs)
         self.exchange = BlobExchange(network, self.blobs, access, may_store=self._may_store)
         self.exchange.register()

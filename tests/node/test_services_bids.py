@@ -214,6 +214,18 @@ async def test_a_provider_that_nobody_told_of_answers_a_bid_and_gets_the_job(
         assert held(nodes[0]) == 0
 
 
+async def test_a_bid_reaches_providers_that_its_client_does_not_know(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        (lender,) = await lenders(world, PRICE)
+        client = await world.start(await world.client())
+        await world.start(await world.client("between"))
+        world.hub.cut(client.key.node_key, lender.key.node_key)
+        async with client.dealing.bids.asking(SMALL, PRICE) as answered:
+            assert [each.offer.provider for each in answered] == [lender.key.node_key]
+
+
 async def test_nobody_answers_a_bid_that_nobody_can_serve(
     tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:

@@ -198,51 +198,36 @@ class Bids:
             raise PeerGone("another provider was taken")
 
 
-class BidDesk:
-    """A provider's ear for bids of its class."""
+class BidRelay:
+    """Passes bids of a class on, each once, and hands them to whoever wants to answer."""
 
     def __init__(
         self,
         network: Network,
         clock: Clock,
-        market: Market,
-        offering: Offering,
-        desk: FrontDesk,
         *,
-        free: Callable[[], int],
+        heard: Callable[[Bid], None] = lambda _bid: None,
     ) -> None:
-        """``free`` tells how many slots could be let now."""
+        """``heard`` is called with each bid that is news and its client's own."""
         self._network = network
         self._clock = clock
-        self._market = market
-        self._offering = offering
-        self._desk = desk
-        self._free = free
+        self._heard = heard
         self._book = BidBook()
         self._gate = GossipGate(
             of_one=BIDS_OF_ONE, of_one_burst=BIDS_BURST / 5, in_all=BIDS_IN_ALL, burst=BIDS_BURST
         )
         self._forgers = Offences(FORGERIES)
-        self._answers = TokenBucket(ANSWERS_PER_SECOND, ANSWERS_BURST)
 
     async def run(
         self, resource_class: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> NoReturn:
-        """Relay bids of a class and answer those that can be served, until cancelled."""
-        topic = TOPIC_BIDS + resource_class
-        validate = partial(self._validate, resource_class)
-        async with (
-            trio.open_nursery() as nursery,
-            self._network.subscribe(topic, validate) as messages,
-        ):
+    ) -> None:
+        """Listen and pass on until cancelled."""
+        topic, validate = TOPIC_BIDS + resource_class, partial(self._validate, resource_class)
+        async with self._network.subscribe(topic, validate) as messages:
             task_status.started()
             async for _signer, payload in messages:
                 # Validated, or it would not be here.
-                bid = codec.decode(Bid, codec.decode(Signed, payload).body)
-                offer = self._offer_for(bid)
-                if offer is not None and self._answers.take(self._clock.now_ms() / 1_000):
-                    nursery.start_soon(self._answer, bid, offer)
-        raise AssertionError("unreachable")
+                self._heard(codec.decode(Bid, codec.decode(Signed, payload).body))
 
     def _validate(self, resource_class: str, forwarder: NodeKey, payload: bytes) -> bool:
         """Relay a bid once, if it is one, of this class, and its client's own."""
@@ -262,6 +247,46 @@ class BidDesk:
                 log.warning("a peer that sends bad bids is not listened to: %s", exc)
             return False
         return self._book.take(bid, now)
+
+
+class BidDesk:
+    """Answers the bids that this provider can serve."""
+
+    def __init__(
+        self,
+        network: Network,
+        clock: Clock,
+        market: Market,
+        offering: Offering,
+        desk: FrontDesk,
+        *,
+        free: Callable[[], int],
+    ) -> None:
+        """``free`` tells how many slots could be let now."""
+        self._network = network
+        self._clock = clock
+        self._market = market
+        self._offering = offering
+        self._desk = desk
+        self._free = free
+        self._answers = TokenBucket(ANSWERS_PER_SECOND, ANSWERS_BURST)
+
+    async def run(
+        self, resource_class: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Relay bids of a class and answer those that can be served, until cancelled."""
+        async with trio.open_nursery() as nursery:
+
+            def heard(bid: Bid) -> None:
+                offer = self._offer_for(bid)
+                if offer is not None and self._answers.take(self._clock.now_ms() / 1_000):
+                    nursery.start_soon(self._answer, bid, offer)
+
+            relay = BidRelay(self._network, self._clock, heard=heard)
+            await nursery.start(relay.run, resource_class)
+            task_status.started()
+            await trio.sleep_forever()
+        raise AssertionError("unreachable")
 
     def _offer_for(self, bid: Bid) -> Offer | None:
         """This node's offer, where it serves ``bid`` now."""
