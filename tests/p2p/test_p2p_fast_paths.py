@@ -19,6 +19,9 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.score import PeerScorer, ScoreParams
+from libp2p.security.secure_session import SecureSession
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
+from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.utils.varint import encode_uvarint
 
 from robocompute_node.p2p import fast_paths, tuning
@@ -102,6 +105,31 @@ async def test_a_free_lock_takes_nobodys_turn_and_a_held_one_is_waited_for() -> 
     assert order == ["first", "second"]
 
 
+async def test_those_who_wait_for_a_lock_get_it_one_by_one_and_the_impatient_not_at_all() -> None:
+    lock = QuietLock()
+    inside = most = done = 0
+
+    async def work() -> None:
+        nonlocal inside, most, done
+        async with lock:
+            inside += 1
+            most = max(most, inside)
+            await trio.lowlevel.checkpoint()
+            inside -= 1
+            done += 1
+
+    async with trio.open_nursery() as nursery:
+        async with lock:
+            for _ in range(5):
+                nursery.start_soon(work)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(0) as scope:
+                async with lock:
+                    done += 100
+            assert scope.cancelled_caught
+    assert (most, done) == (1, 5)
+
+
 async def test_a_lock_is_free_again_after_a_fault() -> None:
     lock = QuietLock()
     with pytest.raises(KeyError):
@@ -181,6 +209,99 @@ async def test_a_write_in_wait_ends_when_the_connection_is_closed_here() -> None
         nursery.start_soon(ours.write, MUCH)
         await trio.testing.wait_all_tasks_blocked()
         await ours.close()
+
+
+class Secured:
+    """A secured connection that nothing comes from."""
+
+    is_initiator = True
+
+    async def read(self, n: int | None = None) -> bytes:
+        del n
+        raise ConnectionClosedError("closed")
+
+
+def muxed_stream() -> Any:
+    conn: Any = Yamux(Secured(), PEER, is_initiator=True)  # pyright: ignore[reportArgumentType]
+    stream: Any = YamuxStream(1, conn, True)
+    conn.streams[1] = stream
+    conn.stream_buffers[1] = bytearray()
+    conn.stream_events[1] = trio.Event()
+    return stream
+
+
+async def test_bytes_that_are_here_are_read_as_much_as_is_asked_for() -> None:
+    stream = muxed_stream()
+    stream.conn.stream_buffers[1] += b"abcdef"
+    assert await stream.conn.read_stream(1, 2) == b"ab"
+    assert await stream.conn.read_stream(1, -1) == b"cdef"
+
+
+async def test_a_reader_waits_until_something_comes() -> None:
+    stream = muxed_stream()
+    found: list[bytes] = []
+
+    async def read() -> None:
+        found.append(await stream.conn.read_stream(1, 10))
+        found.append(await stream.conn.read_stream(1, 10))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        for part in (b"one", b"two"):
+            await trio.testing.wait_all_tasks_blocked()
+            stream.conn.stream_buffers[1] += part
+            stream.conn.stream_events[1].set()
+    assert found == [b"one", b"two"]
+
+
+async def test_what_came_before_the_end_is_read_and_then_the_end() -> None:
+    stream = muxed_stream()
+    stream.conn.stream_buffers[1] += b"last"
+    stream.recv_closed = stream.closed = stream.send_closed = True
+    assert await stream.conn.read_stream(1, 10) == b"last"
+    with pytest.raises(MuxedStreamEOF):
+        await stream.conn.read_stream(1, 10)
+    assert stream.conn.streams == {}
+
+
+async def test_a_reset_and_a_lost_connection_end_reading() -> None:
+    stream = muxed_stream()
+    stream.conn.stream_buffers[1] += b"dropped"
+    stream.reset_received = True
+    with pytest.raises(MuxedStreamReset):
+        await stream.conn.read_stream(1, 10)
+    other = muxed_stream()
+    other.conn.event_shutting_down.set()
+    with pytest.raises(MuxedStreamEOF):
+        await other.conn.read_stream(1, 10)
+    with pytest.raises(MuxedStreamEOF):
+        await muxed_stream().conn.read_stream(3, 10)
+
+
+async def test_a_waiting_reader_ends_with_its_connection() -> None:
+    stream = muxed_stream()
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            with pytest.raises(MuxedStreamEOF):
+                await stream.conn.read_stream(1, 10)
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        event = stream.conn.stream_events.pop(1)
+        stream.conn.streams.clear()
+        event.set()
+
+
+async def test_a_body_that_came_with_its_header_is_not_waited_for() -> None:
+    session: Any = object.__new__(SecureSession)
+    session._reset_internal_buffer()
+    session._fill(b"bodyrest")
+    conn: Any = SimpleNamespace(secured_conn=session)
+    assert await Yamux._read_data_body(conn, 4) == b"body"  # pyright: ignore[reportPrivateUsage]
+    conn.secured_conn = Secured()
+    with pytest.raises(ConnectionClosedError):
+        await Yamux._read_data_body(conn, 4)  # pyright: ignore[reportPrivateUsage]
 
 
 PEER = ID(b"\x00\x24\x08\x01\x12\x20" + bytes(32))

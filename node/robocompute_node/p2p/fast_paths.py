@@ -23,6 +23,8 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.score import PeerScorer
+from libp2p.security.secure_session import SecureSession
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.utils.varint import encode_uvarint
 
@@ -40,18 +42,21 @@ UNYIELDED_WRITES: Final = 16
 
 
 class QuietLock:
-    """A lock that costs a turn of the scheduler only when somebody else holds it."""
+    """A lock that costs a turn of the scheduler only when somebody else holds it.
 
-    __slots__ = ("_lock",)
+    Who waits gets it in the order of coming.
+    """
+
+    __slots__ = ("_held", "_waiting")
 
     def __init__(self) -> None:
-        self._lock = trio.Lock()
+        self._held = False
+        self._waiting = trio.lowlevel.ParkingLot()
 
     async def __aenter__(self) -> None:
-        try:
-            self._lock.acquire_nowait()
-        except trio.WouldBlock:
-            await self._lock.acquire()
+        if self._held:
+            await self._waiting.park()  # whoever wakes us hands it over, still held
+        self._held = True
 
     async def __aexit__(
         self,
@@ -59,7 +64,10 @@ class QuietLock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._held = False
 
 
 def quieten_locks() -> None:
@@ -142,6 +150,53 @@ def writes_whole(conn: Any) -> bool:
         bottom: Any = getattr(getattr(packets, "read_write_closer", None), "stream", None)
         conn._writes_whole = bool(getattr(bottom, "writes_whole", False))
     return conn._writes_whole
+
+
+def read_at_once() -> None:
+    """Take what is already here without locks, scopes and turns of the scheduler."""
+    read_body: Any = Yamux._read_data_body
+
+    async def body(self: Any, length: int) -> bytes:
+        conn = self.secured_conn
+        if type(conn) is SecureSession and conn.high_watermark - conn.low_watermark >= length:
+            return conn._drain(length)
+        return await read_body(self, length)
+
+    async def read_stream(self: Any, stream_id: int, n: int | None = -1) -> bytes:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            stream = self.streams.get(stream_id)
+            buffer: bytearray | None = self.stream_buffers.get(stream_id)
+            if stream is None or self.event_shutting_down.is_set():
+                raise MuxedStreamEOF("the stream or its connection is closed")
+            if buffer is None:
+                raise MuxedStreamReset if stream.reset_received else MuxedStreamEOF
+            if buffer and (stream.recv_closed or not stream.reset_received):
+                if n is None or n < 0 or n >= len(buffer):
+                    data = bytes(buffer)
+                    buffer.clear()
+                else:
+                    data = bytes(buffer[:n])
+                    del buffer[:n]
+                if stream.closed:
+                    self._finalize_stream_locked(stream, fully_closed=True)
+                return data
+            if stream.reset_received:
+                raise MuxedStreamReset("the stream was reset")
+            if stream.recv_closed:
+                raise MuxedStreamEOF("the peer ended the stream")
+            if stream.closed:
+                raise MuxedStreamReset("the stream is closed")
+            event: trio.Event | None = self.stream_events.get(stream_id)
+            if event is None:
+                raise MuxedStreamEOF("the stream was removed")
+            await event.wait()
+            if stream_id not in self.stream_events:
+                raise MuxedStreamEOF("the stream was removed")
+            self.stream_events[stream_id] = trio.Event()
+
+    Yamux._read_data_body = body
+    Yamux.read_stream = read_stream
 
 
 def score_without_thresholds() -> None:

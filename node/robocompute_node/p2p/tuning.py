@@ -31,6 +31,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.transport.tcp import tcp as tcp_module
 
 from . import fast_paths
+from .fast_paths import QuietLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -196,7 +197,9 @@ def _write_whole_frames() -> None:
     async def write(self: Any, data: bytes) -> None:
         if self.send_closed:
             raise MuxedStreamError("the stream is closed for sending")
-        lock: trio.Lock = self.__dict__.setdefault("_stream_write_lock", trio.Lock())
+        lock: QuietLock | None = self.__dict__.get("_stream_write_lock")
+        if lock is None:
+            lock = self._stream_write_lock = QuietLock()
         async with lock:
             sent, total, view = 0, len(data), memoryview(data)
             while sent < total:
@@ -368,6 +371,11 @@ PATCHES: Final = (
         "write-at-once",
         "a write that the kernel takes at once waits for two turns of the scheduler",
         fast_paths.write_at_once,
+    ),
+    Patch(
+        "read-at-once",
+        "bytes that are here already are read under a lock, a deadline and five log lines",
+        fast_paths.read_at_once,
     ),
     Patch(
         "score-nothing",
