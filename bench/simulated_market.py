@@ -107,6 +107,8 @@ class Plan:
     leaves_per_hour: float = 0.5
     """How often a provider goes away; it is back after some minutes. Half say so."""
     staked: float = 0.7
+    shun_s: float = 0.0
+    """How long a search leaves out who said it was full; 0: not at all. What that would bring."""
     seed: int = 5
 
 
@@ -478,6 +480,9 @@ class Search:
             asked.quotes[place] = held
             if len(asked.quotes) == 1:
                 self._world.after(GRACE_SECONDS * 1000, self._decide, asked)
+        elif said != "no answer" and self._world.plan.shun_s:
+            shunned = Millis(self._world.now + round(self._world.plan.shun_s * 1000))
+            self._client.away[key] = shunned
         elif said == "no answer":
             self._client.away[key] = Millis(self._world.now + AWAY_MS)
         first = min(asked.quotes, default=None)
