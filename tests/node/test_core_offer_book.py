@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from market_offers import FAIR, MINT, NOW, SIGNED, offer
 
 from robocompute_node.core.matching import fits
-from robocompute_node.core.offer_book import OFFER_SPACING, OfferBook, Verdict
+from robocompute_node.core.offer_book import MAX_OFFERS, OFFER_SPACING, OfferBook, Verdict
 from robocompute_protocol import limits
 from robocompute_protocol.identifiers import Address, NodeKey
 from robocompute_protocol.messages import Requirements
@@ -268,3 +268,22 @@ def test_fields_that_the_book_sorts_by_may_have_any_value() -> None:
     assert book.take(big, SIGNED, NOW) is Verdict.NEW
     gone = msgspec.structs.replace(big, sequence=Millis(NOW + 1), ttl_ms=Millis(0))
     assert book.take(gone, SIGNED, NOW) is Verdict.NEW
+
+
+def test_fifty_thousand_offers_are_held_and_found_and_one_more_is_not() -> None:
+    book, now = OfferBook(backed=staked), NOW
+    for number in range(MAX_OFFERS + 100):
+        price = MicroUnits((number * 7_919) % 1_000_003)
+        each = offer(provider=key(number), price_per_hour=price, cpu_cores=8 + number % 64)
+        verdict = book.take(each, SIGNED, now)
+        assert verdict is (Verdict.NEW if number < MAX_OFFERS else Verdict.REFUSED)
+    found = book.fitting(FAIR, mint=MINT, max_price=None, now=now, at_most=32)
+    prices = [entry.offer.price_per_hour for entry in found]
+    cheapest = sorted(entry.offer.price_per_hour for entry in book.live(now))
+    assert prices == cheapest[:32]
+    dearest = offer(provider=rich(1), price_per_hour=MicroUnits(10**9), disk_mib=100_001)
+    assert book.take(dearest, SIGNED, now) is Verdict.NEW
+    assert len(book) == MAX_OFFERS
+    rare = msgspec.structs.replace(FAIR, disk_mib=200_002)
+    (only,) = book.fitting(rare, mint=MINT, max_price=None, now=now, at_most=32)
+    assert only.offer == dearest

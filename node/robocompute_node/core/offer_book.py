@@ -1,7 +1,7 @@
 """The live offers a node knows, newest per provider and class; every bound a peer could push on.
 
-Nothing here takes time that grows with the book: what is over is found by the second in which it
-ends, and what fits a task in shelves of one class, one shape and rising prices.
+No message takes time that grows with the book: what is over is found by the second in which it ends,
+and what fits a task in shelves of one class, one shape and rising prices.
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ OFFER_SPACING: Final = Millis(1_000)
 """An offer is this much newer than the one it replaces: more often nobody needs to hear of one."""
 SWEPT_AT_ONCE: Final = 64
 """Offers that are over, forgotten with each one that comes: more than come in, so none pile up."""
-INSPECTED: Final = 4_096
-"""Offers looked at for one task among those with stake, and as many among the others."""
-
 Name = tuple["NodeKey", str]
 """A provider has at most one offer of a class."""
 
@@ -279,12 +276,13 @@ class OfferBook:
     ) -> tuple[BookEntry, ...]:
         """Live offers that fit, those with stake first, each kind by price; the cheapest ``at_most``.
 
-        Takes time that depends on what is asked for and not on how many offers there are.
+        Takes time that depends on what is asked for and not on how many offers there are, but for a
+        task that hardly anything fits: then at worst each offer of the class is looked at.
         """
         found: list[BookEntry] = []
         for backed in (True, False):
             shelf = self._shelves.get((wanted.resource_class, mint, backed))
-            rows = () if shelf is None else islice(shelf.cheapest(wanted), INSPECTED)
+            rows = () if shelf is None else shelf.cheapest(wanted)
             for price, _, _, provider in rows:
                 if len(found) >= at_most or (
                     max_price is not None and price * slots_needed(wanted) > max_price
