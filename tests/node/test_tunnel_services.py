@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,9 +13,11 @@ from fake_world import FakeNode, World, fake_world
 
 from robocompute_node.api.port import InvalidRequest
 from robocompute_node.executor.fake import Listen, Pause
+from robocompute_node.p2p.fake import FakeHub, FakeNetwork
 from robocompute_node.p2p.port import PeerGone
 from robocompute_node.services.conversation import PeerRefused, expect, hear, say
-from robocompute_node.services.tunnels import CONNECTIONS_PER_AGREEMENT, Pace
+from robocompute_node.services.tunnels import CONNECTIONS_PER_AGREEMENT, Pace, Tunnels
+from robocompute_protocol.identifiers import AgreementId, NodeKey
 from robocompute_protocol.messages import (
     PROTOCOL_TUNNEL,
     Kept,
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from robocompute_node.p2p.port import FrameStream
-    from robocompute_protocol.identifiers import AgreementId
 
 PORT = 8_888
 
@@ -200,3 +203,47 @@ async def test_all_connections_of_a_job_share_its_bytes_a_second(
         nursery.start_soon(spend)
         nursery.start_soon(spend)
     assert 8 <= trio.current_time() - began <= 11
+
+
+@pytest.mark.net
+async def test_a_connection_that_breaks_on_either_side_ends_neither_the_tunnel_nor_the_node() -> (
+    None
+):
+    hub = FakeHub()
+    client, provider = NodeKey(bytes(31) + b"\1"), NodeKey(bytes(31) + b"\2")
+    ours, theirs = FakeNetwork(hub, client), FakeNetwork(hub, provider)
+
+    async def serve(stream: FrameStream) -> None:
+        await expect(stream, TunnelMessage, OpenTunnel, timeout_s=60)
+        await say(stream, TunnelOpened())
+        heard = await hear(stream, TunnelMessage, timeout_s=60)
+        assert isinstance(heard, TunnelData)
+        match heard.data:
+            case b"cut":
+                hub.cut(client, provider)
+            case b"nonsense":
+                await say(stream, TunnelOpened())
+                await trio.sleep_forever()
+            case _:
+                await say(stream, heard)
+                await trio.sleep_forever()
+
+    theirs.serve(PROTOCOL_TUNNEL, serve)
+    ours.add_addresses(provider, theirs.addresses)
+    tunnels = Tunnels(ours)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for each in (ours.run, theirs.run, tunnels.run):
+                await nursery.start(each)
+            made = await tunnels.open(
+                "task", provider, AgreementId(bytes(32)), PORT, local_port=0,
+                until=trio.sleep_forever,
+            )  # fmt: skip
+            for word in (b"cut", b"nonsense", b"hello", b"hello"):
+                local = await trio.open_tcp_stream("127.0.0.1", made.local_port)
+                async with local:
+                    await local.send_all(word)
+                    assert await local.receive_some() == (word if word == b"hello" else b"")
+                    reset = struct.pack("ii", 1, 0)  # as a program that is killed hangs up
+                    local.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            nursery.cancel_scope.cancel()

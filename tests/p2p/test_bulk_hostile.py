@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import os
 import secrets
+import socket
 import ssl
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -310,3 +312,16 @@ def test_a_certificate_names_its_node_and_no_other() -> None:
 def test_what_is_not_bound_to_the_node_is_refused(make: Callable[[], bytes]) -> None:
     with pytest.raises(RemoteProtocolError):
         check_certificate(make(), KEY.node_key)
+
+
+async def test_a_stranger_that_resets_before_it_is_looked_at_ends_nobody() -> None:
+    with trio.fail_after(PATIENCE_S):
+        async with bulk_nodes("one", "other") as (one, other):
+            _, answer = await agreed(one, other)
+            for _ in range(3):
+                # Without a turn of the scheduler: it is gone when it is accepted.
+                stranger = socket.create_connection(("127.0.0.1", port_of(answer)))
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                stranger.close()
+                await trio.sleep(0.05)
+            await serves(one, other)

@@ -270,8 +270,11 @@ class Bulk:
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         """See one connection through. Whatever it does ends this connection alone."""
-        host = str(stream.socket.getpeername()[0])
         async with stream:
+            try:
+                host = str(stream.socket.getpeername()[0])
+            except OSError:
+                return  # reset before it was looked at
             known = await self._greet(stream, host)
             if known is None:
                 return

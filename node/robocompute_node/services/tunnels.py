@@ -149,6 +149,7 @@ class TunnelDesk:
         pace = self._paces.setdefault(ask.agreement, Pace())
         async with inside:
             await say(stream, TunnelOpened())
+            cut: PeerGone | None = None
             async with trio.open_nursery() as nursery:
 
                 async def until_ended() -> None:
@@ -156,8 +157,13 @@ class TunnelDesk:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_ended)
-                await _carry_quietly(stream, inside, pace)
+                try:
+                    await _carry_quietly(stream, inside, pace)
+                except PeerGone as exc:
+                    cut = exc
                 nursery.cancel_scope.cancel()
+            if cut is not None:
+                raise cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,12 +289,15 @@ class Tunnels:
 async def _carry_quietly(frames: FrameStream, local: HalfCloseableStream, pace: Pace) -> None:
     """``carry``; a local end that breaks is the peer's to see as a cut, and nobody's error.
 
-    Raises: PeerGone, RemoteProtocolError.
+    Raises: PeerGone.
     """
+    cut = ""
     try:
         await carry(frames, local, pace)
     except* (PeerGone, ProtocolError) as group:
         log.info("a tunnel's connection ended: %s", group.exceptions[0])
-        raise PeerGone("the connection through the tunnel is over") from None
-    except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as group:
-        raise PeerGone("the other program hung up") from group
+        cut = "the connection through the tunnel is over"
+    except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        cut = "the other program hung up"
+    if cut:  # raised in there, it would come out in a group, which nobody expects
+        raise PeerGone(cut)
