@@ -66,9 +66,14 @@ def _nft(namespace: str, rules: str, *, check: bool = True) -> subprocess.Comple
     return subprocess.run(command, input=rules, text=True, capture_output=True, check=check)
 
 
-def forward_port(router: str, house: str) -> None:
+@contextmanager
+def forwarded_port(router: str, house: str) -> Generator[None]:
     """Let TCP port 4001 of ``router`` be the one of ``house``, as its owner would set it up."""
     _nft(router, FORWARD % {"house": house})
+    try:
+        yield
+    finally:
+        _nft(router, "delete chain ip nat inward")
 
 
 def _ip(*words: str) -> None:

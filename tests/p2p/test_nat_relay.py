@@ -3,11 +3,12 @@ is reached by the other."""
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from nat_ground import SERVER_IP, forward_port, two_houses, why_not
+from nat_ground import SERVER_IP, forwarded_port, two_houses, why_not
 from nat_remote import Remote, node_in
 
 if TYPE_CHECKING:
@@ -78,11 +79,30 @@ async def test_a_node_that_can_be_dialled_takes_no_relay_and_a_port_that_is_forw
     houses: dict[str, str],
 ) -> None:
     listen = ["/ip4/0.0.0.0/tcp/4001"]
-    with trio.fail_after(PATIENCE_S):
+    with forwarded_port(houses["router-a"], "10.1.0.2"), trio.fail_after(PATIENCE_S):
         async with node_in(houses["server"], name="relay", relay=True, listen=listen) as relay:
             at = await _public_address(relay)
-            await trio.to_thread.run_sync(forward_port, houses["router-a"], "10.1.0.2")
             async with node_in(houses["house-a"], name="c", listen=listen, bootstrap=[at]) as c:
                 status = await c.until(lambda status: status["reach"] == "direct")
                 assert any("/ip4/11.0.0.2/tcp/4001/" in each for each in status["addresses"])
                 assert _circuits(status) == []
+
+
+@pytest.mark.soak
+async def test_when_the_relay_is_killed_and_comes_back_both_are_reached_again(
+    houses: dict[str, str],
+) -> None:
+    listen = ["/ip4/0.0.0.0/tcp/4001"]
+    relay_at: dict[str, Any] = {"name": "relay", "relay": True, "listen": listen}
+    with trio.fail_after(PATIENCE_S):
+        async with AsyncExitStack() as stack:
+            async with node_in(houses["server"], **relay_at) as relay:
+                inside = {"listen": listen, "bootstrap": [await _public_address(relay)]}
+                a = await stack.enter_async_context(node_in(houses["house-a"], name="a", **inside))
+                b = await stack.enter_async_context(node_in(houses["house-b"], name="b", **inside))
+                await _both_are_reached_through_the_relay(a, b)
+            for each in (a, b):
+                await each.until(lambda status: _circuits(status) == [])
+            async with node_in(houses["server"], **relay_at):
+                await _both_are_reached_through_the_relay(a, b)
+                await _an_offer_is_heard_and_taken_up(a, b)
