@@ -21,8 +21,9 @@ pytestmark = pytest.mark.world
 LATE = (10, 8, 6, 4)
 """At how many tenths of a job's commits is tried, one after the other: while it waits for a busy
 machine or a slow chain, a provider makes twice as many."""
-TRIES = 2
-"""A job after one that cost nothing finds its channel full, and begins without a transaction."""
+TRIES = 4
+"""A job after one that cost nothing finds its channel full, and begins without a transaction; so do
+those after it, until it is spent."""
 
 
 def on_a_validator(test: Callable[[Path], None]) -> Callable[[Path], None]:
