@@ -227,6 +227,8 @@ class BlobExchange:
                 log.info("chunks go over libp2p: %s", exc)
                 way = self._network.open(peer, PROTOCOL_BLOB)
                 stream = await stack.enter_async_context(way)
+            else:
+                log.info("chunks go directly")
             yield stream
 
     # --- one round, either way ------------------------------------------------------------------
