@@ -195,7 +195,7 @@ def test_an_old_record_and_hearsay_change_nothing_that_a_newer_record_says() -> 
     told(table, "a", public(1), key("teller"))
     older = signed("a", public(2), sequence=NOW - 1)
     assert not table.hear(key("a"), (public(2),), NOW, found=Found.EXCHANGE, signed=older)
-    assert not table.hear(key("a"), (public(3),), NOW, found=Found.DHT)
+    assert not table.hear(key("a"), (public(3),), NOW, found=Found.LAN)
 
 
 def test_a_node_never_reached_is_dropped_and_one_once_reached_is_tried_for_ever() -> None:

@@ -62,7 +62,6 @@ class Found(StrEnum):
     LAN = "lan"
     EXCHANGE = "exchange"
     RENDEZVOUS = "rendezvous"
-    DHT = "dht"
     INBOUND = "inbound"
     """It connected to this node."""
 
