@@ -194,9 +194,8 @@ class JobRun:
             job_exit = await self._wait(prepaid, reserve, adopted=adopted, could_pay=could_pay)
             self.enter("collecting")
             artifacts, _ = await self._executor.collect(self.job_id)
-        except RoboComputeError as exc:
-            log.exception("job %s failed here", self.job_id)
-            return self._never_ran(Cause.SANDBOX_FAILED, str(exc))
+        except Exception as exc:  # noqa: BLE001 - one job's fault, whatever it is, ends that job
+            return self._never_ran(*self._failed_here(exc))
         return RunEnd(
             cause=job_exit.cause,
             detail=job_exit.detail,
@@ -263,12 +262,23 @@ class JobRun:
                 failure = (exc.cause, str(exc))
             except KeyError:
                 failure = (Cause.UPLOAD_INVALID, "the upload's manifest is not here")
-            except RoboComputeError as exc:
-                failure = (Cause.SANDBOX_FAILED, str(exc))
+            except Exception as exc:  # noqa: BLE001 - one job's fault, whatever it is, ends that job
+                failure = self._failed_here(exc)
             nursery.cancel_scope.cancel()
         if failure is not None and failure[0] is Cause.UNKNOWN:
             return self.stop_cause or failure
         return failure
+
+    def _failed_here(self, exc: Exception) -> tuple[Cause, str]:
+        """A fault of this machine: a full disk, say. The client is told no path of it."""
+        log.error("job %s failed here", self.job_id, exc_info=exc)
+        match exc:
+            case RoboComputeError():
+                return Cause.SANDBOX_FAILED, str(exc)
+            case OSError():
+                return Cause.SANDBOX_FAILED, f"this provider failed: {exc.strerror}"
+            case _:
+                return Cause.SANDBOX_FAILED, f"this provider failed: {type(exc).__name__}"
 
     async def _guard(
         self, scope: trio.CancelScope, prepaid: Callable[[], Millis], start_deadline: Millis
