@@ -56,7 +56,7 @@ async def test_a_job_that_is_paid_for_lets_its_client_upload_the_next_one(
         assert provider.desk.may_store(peer, MOST_OF_IT)
 
 
-async def test_an_order_that_nobody_follows_up_gives_its_slot_back_after_a_restart(
+async def test_an_order_that_nobody_follows_up_is_declined_after_a_restart_and_keeps_no_slot(
     tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:
     async with fake_world(tmp_path) as world:
@@ -75,14 +75,15 @@ async def test_an_order_that_nobody_follows_up_gives_its_slot_back_after_a_resta
         provider.chain.channel = not_yet
         provider.chain.wait_for_channel = wait
         await client.submit("run")
-        while provider.lettings.summary()["slots_taken"] == 0:  # noqa: ASYNC110 - the other node's
+        while not provider.lettings.running():  # noqa: ASYNC110 - the other node's
             await trio.sleep(0.1)
         await client.kill()
         await provider.kill()
         await world.start(provider)
-        assert provider.lettings.summary()["slots_taken"] == 1
-        await trio.sleep(70)
         assert provider.lettings.summary()["slots_taken"] == 0
+        assert len(provider.lettings.running()) == 1
+        await trio.sleep(70)
+        assert provider.lettings.running() == ()
 
 
 async def test_a_job_that_was_stopped_before_it_began_is_not_begun_by_a_restart(

@@ -123,7 +123,7 @@ async def test_a_statement_is_forgotten_only_once_its_channel_is_gone_for_good(
         await book.forget(provider.chain)
         assert book.get(rules.agreement_id(there)) is not None
         assert book.get(rules.agreement_id(gone)) is None
-        assert book.has_room(NodeKey(bytes(32)))
+        assert book.has_room(NodeKey(bytes(32)), ChannelId(bytes(32)))
 
 
 async def test_channels_that_stay_open_do_not_keep_others_from_being_forgotten(

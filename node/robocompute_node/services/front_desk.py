@@ -243,7 +243,7 @@ class FrontDesk:
             objection = self._objection_to_order(terms, order)
             if objection is not None:
                 seen = self._earnings.get(terms.channel) is not None
-                if seen and self._lettings.never.has_room(stream.peer):
+                if seen and self._lettings.never.has_room(stream.peer, terms.channel):
                     self._lettings.decline(agreement, terms, objection.code)
                 await say(stream, refusal(objection))
                 return
@@ -256,11 +256,23 @@ class FrontDesk:
                 ordered_ms=self._clock.now_ms(),
             )
             self._lettings.take_order(record)
+            self._hold(terms)
         else:
             record = self._lettings.apply(agreement, OrderReceived())
         if record.state.phase is ProviderPhase.ORDERED:
             record = await self._grant(stream, record, order)
         await say(stream, answer(self._lettings, record))
+
+    def _hold(self, terms: Terms) -> None:
+        """Keep an order's slots as softly as a quote does: it may never be paid for."""
+        self._lettings.slots, _ = self._lettings.slots.hold(
+            indices_of(terms.slots), terms.payer, self._clock.now_ms(), limits.QUOTE_HOLD
+        )
+
+    def _is_taken(self, terms: Terms) -> bool:
+        """Whether a slot went to somebody else while the channel was waited for."""
+        free = self._lettings.slots.free(terms.payer, self._clock.now_ms())
+        return not set(indices_of(terms.slots)) <= set(free)
 
     def _objection_to_order(self, terms: Terms, order: Order) -> Objection | None:
         """Return why this order is not taken at all. Pure but for looking at what is here."""
@@ -318,7 +330,7 @@ class FrontDesk:
             current.state.phase is not ProviderPhase.ORDERED
         ):
             return current or record  # the client took it back meanwhile, or asked twice
-        if view is None:
+        if view is None or self._is_taken(terms):
             return self._lettings.apply(agreement, OrderDeclined(reason=failure))
         known = self._earnings.get(terms.channel)
         earning, kept = self._earnings.learn(view), None
@@ -377,7 +389,7 @@ class FrontDesk:
         if rules.agreement_id(terms) != agreement or terms.payee_node != self._network.key:
             raise RemoteProtocolError("terms of another agreement", code="wrong_agreement")
         if self._lettings.never.get(agreement) is None:
-            if not self._lettings.never.has_room(peer):
+            if not self._lettings.never.has_room(peer, terms.channel):
                 raise RemoteProtocolError(
                     "too many orders of yours were declined", code="too_many_declined"
                 )

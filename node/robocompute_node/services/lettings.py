@@ -340,6 +340,8 @@ class Lettings:
         return record
 
     def _take_slots(self, record: LettingRecord) -> None:
+        if record.state.phase is ProviderPhase.ORDERED:
+            return  # an order alone keeps nothing: its channel may never come
         indices = tuple(i for i in indices_of(record.terms.slots) if i in self.slots.slots)
         self.slots = self.slots.let(
             indices, record.state.agreement, record.terms.payer, record.signed_until_ms

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 MAX_NEVER: Final = 65_536
 """Statements kept: about ten megabytes."""
+MAX_NEVER_UNSEEN: Final = MAX_NEVER // 2
+"""Of these, at most so many when one about a channel that was never seen on chain is added."""
 MAX_NEVER_A_PEER: Final = 256
 """Statements kept for one client's key: four times the open agreements a channel carries."""
 KEPT_MS: Final = Millis(30 * 86_400_000)
@@ -78,9 +80,14 @@ class NeverLeased:
     def get(self, agreement: AgreementId) -> NeverLeasing | None:
         return self._records.get(agreement)
 
-    def has_room(self, peer: NodeKey) -> bool:
-        """Whether one more can be promised to ``peer``."""
-        return len(self._records) < MAX_NEVER and self._of_peer.get(peer, 0) < MAX_NEVER_A_PEER
+    def has_room(self, peer: NodeKey, channel: ChannelId) -> bool:
+        """Whether one more can be promised to ``peer``.
+
+        Keys cost nothing, channels do: those who never opened one share half of the room.
+        """
+        known = self._earnings.get(channel) is not None
+        most = MAX_NEVER if known else MAX_NEVER_UNSEEN
+        return len(self._records) < most and self._of_peer.get(peer, 0) < MAX_NEVER_A_PEER
 
     def keep(
         self, txn: Transaction, agreement: AgreementId, channel: ChannelId, peer: NodeKey, why: str

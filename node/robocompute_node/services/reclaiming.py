@@ -65,11 +65,24 @@ class Reclaiming:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep(RECLAIM_SECONDS)
+                self._forget_declined()
                 for rental in (*self._book.lost(), *self._unfetched()):
                     if rental.state.agreement not in self._asking:
                         self._asking.add(rental.state.agreement)
                         nursery.start_soon(self._ask, rental)
         raise AssertionError("unreachable")
+
+    def _forget_declined(self) -> None:
+        """Forget the tries that came to nothing of tasks that ended with another, or with none."""
+        declined = self._book.never_leased_records()
+        tasks = [self._tasks.get(record.task_id) for record in declined]
+        self._book.forget(
+            [
+                record
+                for record, task in zip(declined, tasks, strict=True)
+                if task.ended and task.agreement != record.state.agreement
+            ]
+        )
 
     def _unfetched(self) -> tuple[RentalRecord, ...]:
         """Agreements with a receipt whose task ended without its results."""

@@ -34,7 +34,7 @@ from robocompute_protocol.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from robocompute_node.clocks import Clock
     from robocompute_node.services.channels import ChannelKeeper
@@ -112,6 +112,22 @@ class RentalBook:
         return tuple(
             record for record in self._records.values() if record.state.phase is ClientPhase.ENDED
         )
+
+    def never_leased_records(self) -> tuple[RentalRecord, ...]:
+        """Orders that came to nothing: nobody owes anybody anything for them."""
+        over = ClientPhase.NEVER_LEASED
+        return tuple(record for record in self._records.values() if record.state.phase is over)
+
+    def forget(self, records: Sequence[RentalRecord]) -> None:
+        """Forget orders that came to nothing, once nobody asks for them any more."""
+        if not records:
+            return
+        with self._store.transaction() as txn:
+            for record in records:
+                txn.delete(RENTALS, record.state.agreement)
+        for record in records:
+            self._records.pop(record.state.agreement, None)
+            self._changed.pop(record.state.agreement, None)
 
     def changed(self, agreement: AgreementId) -> trio.Event:
         """Set at the agreement's next change."""
