@@ -194,6 +194,40 @@ async def test_the_best_quote_in_time_is_taken_where_the_first_choice_is_busy_or
         assert world.clock.now_ms() - began < 5_000
 
 
+async def test_who_said_it_is_busy_comes_after_those_that_did_not_and_is_asked_when_alone(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    async with fake_world(tmp_path) as world:
+        cheap = await lenders(world, *[PRICE] * 4)
+        dear = await world.provider(
+            "dear", script=lambda _: (Pause(HOUR),), price_per_hour=MicroUnits(PRICE + 1), slots=2
+        )
+        await world.start(dear)
+        client = await world.start(await world.client())
+        await trio.sleep(1)
+        refusals = 0
+
+        async def full(stream: FrameStream) -> None:
+            nonlocal refusals
+            while await stream.receive(timeout_s=60) is not None:
+                refusals += 1
+                await stream.send(codec.encode(Refused(code="busy", message="full")))
+
+        for node in cheap:
+            node.network.serve(PROTOCOL_AGREEMENT, full)
+        for _ in range(2):
+            task = await client.submit("run")
+            await client.until_stage(task, "running", within_s=5)
+            assert refusals == len(cheap)  # once each: the second job asks none of them
+        third = await client.submit("run", wait=True)
+        await trio.sleep(5)
+        assert refusals > len(cheap)  # nobody else is left
+        for node in cheap:
+            node.network.serve(PROTOCOL_AGREEMENT, node.desk.serve_agreement)
+        await client.until_stage(third, "running", within_s=5)
+        assert len(dear.lettings.running()) == 2
+
+
 # --- bids ------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,13 @@ BID_EVERY: Final = Millis(10_000)
 """A task that waits bids again after so long: its market changes slowly."""
 AWAY_MS: Final = Millis(15_000)
 """A provider that is away is left out for this long: a restart takes less, and others come first."""
+BUSY_MS: Final = Millis(15_000)
+"""A provider that said it is busy comes after all that did not for so long, twice as long each time
+in a row: else the same cheapest few would be asked again and again, and who lies about it too."""
+BUSY_DOUBLINGS: Final = 4
+"""Up to four minutes."""
+BUSY_ASKED: Final = 2 * ASKED_AT_ONCE
+"""Of these, so many are asked again where nobody else is left."""
 MAX_AWAY: Final = 10_000
 """Providers remembered as away: under a megabyte."""
 STAKE_MS: Final = Millis(60_000)
@@ -116,6 +123,8 @@ class Matchmaking:
         self._chain = chain
         self._known: dict[NodeKey, _KnownStake] = {}
         self._away: dict[NodeKey, Millis] = {}
+        self._busy: dict[NodeKey, tuple[int, Millis]] = {}
+        """Who said it is busy: how often in a row, and until when others come first."""
         self._bid_at: dict[str, Millis] = {}
         self._network = network
         self._market = market
@@ -166,13 +175,16 @@ class Matchmaking:
         await self._market.follow(wanted.resource_class)
         avoid = frozenset(task.avoid)
         away = self._away_now(self._clock.now_ms())
+        avoid_now = avoid | away
+        first = avoid_now | self._busy_now(self._clock.now_ms())
         has = files() if self.standings.knows_files else frozenset[Digest]()
-        matches = self._rank(wanted, price, avoid=avoid | away, only=task.only, files=has)
+        matches = self._rank(wanted, price, avoid=first, only=task.only, files=has)
         if len(matches) > 1:
             await self.standings.look_up_fees(match.offer for match in matches)
-            matches = self._rank(wanted, price, avoid=avoid | away, only=task.only, files=has)
+            matches = self._rank(wanted, price, avoid=first, only=task.only, files=has)
         search = _Search(self._explain(wanted, price, only=task.only, without=avoid), 0, [])
-        if not matches and self._rank(wanted, price, avoid=avoid, only=task.only):
+        again = self._rank(wanted, price, avoid=avoid_now, only=task.only, files=has)
+        if not again and self._rank(wanted, price, avoid=avoid, only=task.only):
             search.why = "the providers that fit do not answer now"
         request = QuoteRequest(
             requirements=wanted,
@@ -180,8 +192,11 @@ class Matchmaking:
             mint=self._config.chain.mint,
             wall_ms=task.spec.wall_ms,
         )
-        asked = [Asked(match, self._dial(match)) for match in matches]
-        found = await self._best_of(asked, request, search)
+        found = await self._best_of(self._to_ask(matches), request, search)
+        if found is None:
+            tried = {match.offer.provider for match in matches}
+            left = [match for match in again if match.offer.provider not in tried][:BUSY_ASKED]
+            found = await self._best_of(self._to_ask(left), request, search)
         if found is None and not search.busy and task.only is None and self._may_bid(task):
             found = await self._bid(task, request, search)
         if found is not None:
@@ -249,6 +264,19 @@ class Matchmaking:
         ]
         return explain_no_match(offers, wanted, max_price=max_price)
 
+    def _to_ask(self, matches: Iterable[Match]) -> list[Asked]:
+        return [Asked(match, self._dial(match)) for match in matches]
+
+    def _busy_now(self, now: Millis) -> frozenset[NodeKey]:
+        return frozenset(provider for provider, (_, until) in self._busy.items() if until > now)
+
+    def _said_busy(self, provider: NodeKey) -> None:
+        times, _ = self._busy.pop(provider, (0, Millis(0)))
+        rest = BUSY_MS << min(times, BUSY_DOUBLINGS)
+        self._busy[provider] = (times + 1, Millis(self._clock.now_ms() + rest))
+        if len(self._busy) > MAX_AWAY:
+            del self._busy[next(iter(self._busy))]
+
     def _dial(self, match: Match) -> Callable[[], AbstractAsyncContextManager[FrameStream]]:
         return partial(
             self._network.open,
@@ -265,6 +293,7 @@ class Matchmaking:
             some = asked[start : start + ASKED_AT_ONCE]
             outcome = await self._quoting.best_of(some, request)
             for answer in outcome.answers:
+                self._busy.pop(answer.match.offer.provider, None)
                 self.standings.answered(answer.match.offer.provider, answer.took_ms)
             for provider, error in outcome.errors:
                 self._take_no(provider, error, search)
@@ -278,6 +307,7 @@ class Matchmaking:
         match error:
             case PeerRefused() if error.refused.code in PASSING:
                 search.busy += 1
+                self._said_busy(provider)
                 return
             case PeerRefused():
                 search.why = f"{name} refused: {error}"
