@@ -130,7 +130,7 @@ async def test_a_victim_whose_address_many_fakes_name_is_knocked_at_a_few_times(
     [
         lambda: (record_of("a", "/ip4/127.0.0.1/tcp/9", network=bytes(32)),),
         lambda: (record_of("a", "/ip4/127.0.0.1/tcp/9", ahead_ms=60_000),),
-        lambda: (record_of("a", "/ip4/127.0.0.1/tcp/9", ahead_ms=-limits.MAX_PEER_TTL),),
+        lambda: (record_of("a", "/ip4/127.0.0.1/tcp/9", ahead_ms=-limits.MAX_PEER_TTL - 60_000),),
         lambda: (record_of("a", "nonsense", "/dns4/a.example/tcp/1", "/ip4/0.0.0.0/tcp/1"),),
         lambda: (
             Signed(
