@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from robocompute_protocol.messages import Offer, Requirements
 
 
-PASSING: Final = frozenset({"busy", "just_restored", "waits_for_chain", "unsafe_deployment"})
+PASSING: Final = frozenset(
+    {"busy", "clock_off", "just_restored", "waits_for_chain", "unsafe_deployment"}
+)
 """Refusals that say nothing against a provider: the same request may be granted in a while."""
 TIME_WORTH: Final = MicroUnits(10_000)
 """An hour of the owner's, added to every price: what fails costs time even where it costs no money."""

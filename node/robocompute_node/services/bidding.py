@@ -21,6 +21,7 @@ from robocompute_node.p2p.port import FrameStream, Network, PeerGone
 from robocompute_node.services.conversation import expect, say
 from robocompute_node.services.gossip_gate import GossipGate
 from robocompute_node.services.market import FORGERIES, Market
+from robocompute_node.services.sequences import Sequences
 from robocompute_node.store import Store, Table
 from robocompute_protocol import codec
 from robocompute_protocol.errors import RemoteProtocolError
@@ -55,9 +56,12 @@ BID_TTL: Final = Millis(10_000)
 ANSWER_SECONDS: Final = 1.5
 """A bid's answers are waited for: gossip takes some tenths of a second, and a dial two more."""
 MORE_SECONDS: Final = 0.3
-"""Once there is an answer, others have so long to come."""
+"""Once there is an answer with stake behind it, others have so long to come."""
 MAX_ANSWERS: Final = 16
 """Answers to one bid that are listened to: more choice is not worth more dials."""
+MAX_STRANGERS: Final = MAX_ANSWERS // 2
+"""Of these, from providers with no stake behind their offer, as far as is known: keys cost nothing,
+and whoever has many of them would answer before everybody else."""
 SPEAK_SECONDS: Final = 5.0
 """A provider that dialled says its answer by then."""
 ASK_SECONDS: Final = 10.0
@@ -102,6 +106,8 @@ class _OpenBid:
 
     bid: Bid
     answers: list[Answered] = field(default_factory=list[Answered])
+    strangers: int = 0
+    """Answers with no stake behind them."""
     providers: set[NodeKey] = field(default_factory=set["NodeKey"])
     first: trio.Event = field(default_factory=trio.Event)
 
@@ -119,13 +125,12 @@ class Bids:
         mint: Address,
     ) -> None:
         self._network = network
-        self._store = store
         self._clock = clock
         self._key = key
         self._market = market
         self._mint = mint
         self._open: dict[int, _OpenBid] = {}
-        store.declare(BID_SEQUENCES)
+        self._sequences = Sequences(store, clock, BID_SEQUENCES, b"bid", spacing=BID_SPACING)
 
     def register(self) -> None:
         """Take answers to this node's bids."""
@@ -144,7 +149,7 @@ class Bids:
             return
         bid = Bid(
             client=self._key.node_key,
-            sequence=self._next_sequence(),
+            sequence=self._sequences.next(),
             requirements=wanted,
             max_price_per_hour=max_price,
             mint=self._mint,
@@ -164,13 +169,6 @@ class Bids:
             for answered in asked.answers:
                 answered.done.set()
 
-    def _next_sequence(self) -> Millis:
-        with self._store.transaction() as txn:
-            previous = txn.get(BID_SEQUENCES, b"bid") or 0
-            sequence = max(previous + BID_SPACING, self._clock.now_ms())
-            txn.put(BID_SEQUENCES, b"bid", sequence)
-        return Millis(sequence)
-
     async def _take_answer(self, stream: FrameStream) -> None:
         answer = await expect(stream, BidMessage, BidAnswer, timeout_s=SPEAK_SECONDS)
         asked = self._open.get(answer.sequence)
@@ -189,9 +187,14 @@ class Bids:
         if entry is None or not fits(entry.offer, wanted, price):
             await say(stream, NOT_ASKED)
             return
+        if not entry.backed and asked.strangers >= MAX_STRANGERS:
+            await say(stream, NOT_ASKED)
+            return
+        asked.strangers += not entry.backed
         answered = Answered(stream, entry.offer)
         asked.answers.append(answered)
-        asked.first.set()
+        if entry.backed:  # nobody else's answer cuts the others' time short
+            asked.first.set()
         with trio.move_on_after(ASK_SECONDS):
             await answered.done.wait()
         if answered.cut:

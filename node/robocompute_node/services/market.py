@@ -24,6 +24,7 @@ from robocompute_node.core.offer_book import (
 from robocompute_node.p2p.bounds import Offences, PeerBounds
 from robocompute_node.services.book_exchange import BookExchange
 from robocompute_node.services.gossip_gate import GossipGate
+from robocompute_node.services.sequences import Sequences
 from robocompute_node.store import Store, Table
 from robocompute_protocol import codec
 from robocompute_protocol.errors import RemoteProtocolError
@@ -66,11 +67,10 @@ class Market:
         self, network: Network, store: Store, clock: Clock, key: SigningKey, book: OfferBook
     ) -> None:
         self._network = network
-        self._store = store
         self._clock = clock
         self._key = key
         self.book = book
-        store.declare(SEQUENCES)
+        self._sequences = Sequences(store, clock, SEQUENCES, b"offer", spacing=OFFER_SPACING)
         self._learnt = trio.Event()
         self._strangers = GossipGate(
             of_one=STRANGERS_OF_ONE,
@@ -197,7 +197,7 @@ class Market:
         while True:
             while source(Millis(0)) is None:  # noqa: ASYNC110 - many things may stand against it
                 await trio.sleep(NOTHING_SECONDS)
-            offer = source(self._next_sequence())
+            offer = source(self._sequences.next())
             if offer is not None:
                 await self._publish(offer)
             await trio.sleep(ANNOUNCE_SECONDS)
@@ -206,7 +206,7 @@ class Market:
         """Gossip a tombstone: nobody needs to ask a provider that is going away."""
         if source(Millis(0)) is None:
             return
-        offer = source(self._next_sequence())
+        offer = source(self._sequences.next())
         if offer is not None:
             await self._publish(msgspec.structs.replace(offer, ttl_ms=Millis(0)))
 
@@ -218,10 +218,3 @@ class Market:
         signed = self.signed_offer(offer)
         self.book.take(offer, signed, self._clock.now_ms())
         await self._network.publish(TOPIC_OFFERS + offer.resource_class, codec.encode(signed))
-
-    def _next_sequence(self) -> Millis:
-        with self._store.transaction() as txn:
-            previous = txn.get(SEQUENCES, b"offer") or 0
-            sequence = max(previous + OFFER_SPACING, self._clock.now_ms())
-            txn.put(SEQUENCES, b"offer", sequence)
-        return Millis(sequence)
