@@ -34,7 +34,7 @@ torch: .cache/torch/.ready  ## fetch torch for the tests (about 5 GB, once)
 	@scripts/torch.sh $(TORCH_HOME)
 
 # A container engine for the tests of containers, where one can be had; else they are skipped.
-engine:
+engine:  ## bring Podman for the tests of containers, where root may
 	@scripts/engine.sh
 
 # ROBOCOMPUTE_TEST_RUNTIME: a folder with a runtime `base` that has torch, used instead.
