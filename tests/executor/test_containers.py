@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(400)]
 
 LONG = Millis(600_000)
+VOLUMES = "localhost/volumes:1"
+"""An image with a volume, made of ``IMAGE``."""
 
 
 @dataclass
@@ -104,7 +106,7 @@ async def yard(engine: str, tmp_path: Path) -> AsyncIterator[Yard]:
         tmp_path / "data",
         FileBlobStore(tmp_path / "blobs"),
         sockets=(engine,),
-        allowed=Allowed(local=(IMAGE,)),
+        allowed=Allowed(local=(IMAGE, VOLUMES)),
     )
     assert await executor.probe() == ("container",)
     yard = Yard(tmp_path, engine, executor)
@@ -234,6 +236,32 @@ async def test_an_image_of_the_owners_is_nobody_elses(yard: Yard) -> None:
     for by_number in (digest, digest[:12]):
         with pytest.raises(PrepareFailed, match="not the name of an image"):
             await yard.prepare("print()", image=by_number)
+
+
+async def test_the_longest_name_of_an_image_is_refused_in_words(yard: Yard) -> None:
+    (yard.folder / "data" / "images").mkdir()  # as after the first image that was pulled
+    longest = "a" * (256 - 72) + "@sha256:" + "0" * 64
+    with pytest.raises(PrepareFailed, match="cannot be had"):
+        await yard.prepare("print()", image=longest)
+
+
+VOLUME = """
+import os
+room = os.statvfs("/data")
+open("/data/file", "w").write("kept")
+print(room.f_blocks * room.f_frsize <= 256 << 20, open("/data/file").read())
+"""
+
+
+async def test_an_image_s_volumes_get_no_disk_that_nobody_measures(yard: Yard) -> None:
+    engine, (name, tag) = Engine(yard.socket), VOLUMES.split(":")
+    made = engine.call("POST", "/containers/create", body={"Image": IMAGE, "Cmd": ["true"]})
+    where = {"container": made["Id"], "repo": name, "tag": tag, "changes": "VOLUME /data"}
+    engine.call("POST", "/commit", query=where, body={})
+    engine.remove(made["Id"])
+    assert engine.call("GET", f"/images/{VOLUMES}/json")["Config"]["Volumes"] == {"/data": {}}
+    _, said = await yard.run(VOLUME, image=VOLUMES)
+    assert said == [b"True kept"]
 
 
 async def test_a_requirements_file_has_no_place_in_an_image(yard: Yard) -> None:

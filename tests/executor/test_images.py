@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robocompute_node.executor.images import Allowed, objection
+from robocompute_node.executor.images import Allowed, ImageRefused, objection, volumes_of
 
 OWNERS = Allowed(registries=("images.example:5000",), local=("localhost/mine:1",))
 
@@ -63,3 +63,15 @@ def test_no_word_of_a_strangers_makes_the_engine_connect_anywhere(reference: str
 )
 def test_what_is_no_name_of_an_image_is_refused(reference: str) -> None:
     assert objection(reference, OWNERS) != ""
+
+
+def test_volumes_are_folders_inside_whatever_an_image_calls_them() -> None:
+    assert volumes_of({}) == volumes_of({"Volumes": None}) == ()
+    named: dict[str, object] = {"/data/": {}, "//data": {}, "/a/../b": {}, "plain": {}}
+    assert volumes_of({"Volumes": named}) == ("/b", "/data", "/plain")
+
+
+@pytest.mark.parametrize("named", [["/"], ["/a/.."], [f"/{number}" for number in range(17)]])
+def test_no_image_gets_volumes_without_number_or_one_over_itself(named: list[str]) -> None:
+    with pytest.raises(ImageRefused):
+        volumes_of({"Volumes": {name: {} for name in named}})

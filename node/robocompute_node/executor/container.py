@@ -169,6 +169,7 @@ class ContainerExecutor(SupervisedJobs):
                 user=_user(job, rootless=found.rootless),
                 most=found.most,
                 init=found.init,
+                volumes=image.volumes,
             ),
         )
         self.record(job, spec)

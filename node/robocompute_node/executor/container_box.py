@@ -99,6 +99,8 @@ class Container(Box):
     def _request(self) -> dict[str, Any]:
         spec, container, limits = self._spec, self._container, self._spec.limits
         share = limits.memory_bytes // _SHM_SHARE
+        memory = f"size={share},mode=1777"
+        shown = {bind.target for bind in spec.binds}
         host: dict[str, Any] = {
             "NetworkMode": "none",
             "ReadonlyRootfs": True,
@@ -109,7 +111,11 @@ class Container(Box):
             "PidsLimit": limits.pids,
             "NanoCpus": limits.cpu_cores * _NANO,
             "ShmSize": share,
-            "Tmpfs": {"/tmp": f"size={share},mode=1777", "/run": "size=65536,mode=0755"},  # noqa: S108 (inside)
+            "Tmpfs": {
+                **{volume: memory for volume in container.volumes if volume not in shown},
+                "/tmp": memory,  # noqa: S108 (inside)
+                "/run": "size=65536,mode=0755",
+            },
             "Ulimits": [
                 {"Name": name, "Soft": value, "Hard": value}
                 for name, value in (

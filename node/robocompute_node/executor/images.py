@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import posixpath
 import re
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -19,6 +21,7 @@ import trio
 from robocompute_node.executor.engine import Engine, EngineError
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_node.executor.shelf import Kept, to_remove
+from robocompute_node.executor.spec import write_durably
 from robocompute_protocol.causes import Cause
 
 if TYPE_CHECKING:
@@ -46,6 +49,9 @@ _TELL_S: Final = 1.0
 """Between two words to the client about a pull."""
 _LARGEST_SHARE: Final = 4
 """One image may take one part in this many of the room for all."""
+_NOTE: Final = ".json"
+_MAX_VOLUMES: Final = 16
+"""Folders that an image may want to write to beside a job's own: each is a mount."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,8 @@ class Image:
     digest: str
     """What the engine calls it by, whatever its names come to mean."""
     working_folder: str
+    volumes: tuple[str, ...] = ()
+    """Folders in it for which an engine makes a place on disk, unless a job brings one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +117,8 @@ class Images:
     allowed: Allowed
     in_use: Callable[[], frozenset[str]]
     """Digests of the images that jobs here were prepared with."""
+    _noting: threading.Lock = field(default_factory=threading.Lock, init=False)
+    """Several jobs are prepared at once, each in a thread; the record is one."""
 
     async def get(self, reference: str, progress: Progress) -> Image:
         """Find or pull what ``reference`` means now.
@@ -120,7 +130,7 @@ class Images:
             if reference in self.allowed.local:
                 return await trio.to_thread.run_sync(self._here, reference)
             return await trio.to_thread.run_sync(self._pulled, reference, progress)
-        except (EngineError, ImageRefused) as exc:
+        except (EngineError, ImageRefused, OSError) as exc:
             raise PrepareFailed(
                 f"the image {reference} cannot be had: {exc}", cause=Cause.ENVIRONMENT_FAILED
             ) from exc
@@ -128,7 +138,11 @@ class Images:
     def _here(self, reference: str) -> Image:
         known = self.engine.call("GET", f"/images/{reference}/json")
         config: dict[str, Any] = known.get("Config") or {}
-        return Image(digest=known["Id"], working_folder=config.get("WorkingDir") or "")
+        return Image(
+            digest=known["Id"],
+            working_folder=config.get("WorkingDir") or "",
+            volumes=volumes_of(config),
+        )
 
     def _pulled(self, reference: str, progress: Progress) -> Image:
         """Pull, unless the name holds a digest and this node pulled that before."""
@@ -174,17 +188,17 @@ class Images:
             self._remove(str(known["Id"]))
             raise ImageRefused(_too_large(self.room_bytes // _LARGEST_SHARE))
         image = self._here(reference)
-        self.root.mkdir(parents=True, exist_ok=True)
-        note = self.root / _file_name(reference)
-        note.write_text(json.dumps({"digest": image.digest, "size": size, "name": reference}))
-        os.utime(note)
-        self._make_room(image.digest)
+        note = json.dumps({"digest": image.digest, "size": size, "name": reference})
+        with self._noting:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_durably(str(self.root / _file_name(reference)), note)
+            self._make_room(image.digest)
         return image
 
     def _make_room(self, wanted: str) -> None:
         notes: dict[str, list[Path]] = {}
         kept: dict[str, Kept] = {}
-        for path in self.root.iterdir():
+        for path in self.root.glob("*" + _NOTE):
             note: dict[str, Any] = json.loads(path.read_text())
             digest, used = str(note["digest"]), path.stat().st_mtime_ns
             notes.setdefault(digest, []).append(path)
@@ -213,7 +227,21 @@ def _tagged(reference: str) -> tuple[str, str, str]:
 
 
 def _file_name(reference: str) -> str:
-    return reference.replace("/", "!")
+    """Return the name of a note; a reference itself may be too long for one."""
+    return sha256(reference.encode()).hexdigest() + _NOTE
+
+
+def volumes_of(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the folders that an image declares to be volumes.
+
+    Raises:
+        ImageRefused: there are too many, or one would take the place of the whole image.
+    """
+    named: dict[str, Any] = config.get("Volumes") or {}
+    found = sorted({posixpath.normpath(f"/{name}").replace("//", "/") for name in named})
+    if "/" in found or len(found) > _MAX_VOLUMES:
+        raise ImageRefused(f"of its {len(found)} volumes there may be {_MAX_VOLUMES}, none at /")
+    return tuple(found)
 
 
 def _whole(number: object) -> int:

@@ -73,7 +73,7 @@ class Limits:
 class ContainerSpec:
     """The container that a job asks for, in place of a sandbox of this machine's own files."""
 
-    __slots__ = ("image", "init", "most", "socket", "user")
+    __slots__ = ("image", "init", "most", "socket", "user", "volumes")
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class ContainerSpec:
         user: str,
         most: int,
         init: bool,
+        volumes: Sequence[str] = (),
     ) -> None:
         self.socket = socket
         """Of the engine."""
@@ -95,6 +96,9 @@ class ContainerSpec:
         self.init = init
         """Whether the engine's own process 1 starts the program: as process 1 itself it would not
         heed SIGTERM, and would have to bury the children of others."""
+        self.volumes = list(volumes)
+        """Folders inside that the image wants to write to: they are given memory, as /tmp is,
+        because nobody would measure the disk that an engine gives them."""
 
 
 class Spec:
