@@ -325,3 +325,18 @@ async def test_a_stranger_that_resets_before_it_is_looked_at_ends_nobody() -> No
                 stranger.close()
                 await trio.sleep(0.05)
             await serves(one, other)
+
+
+async def test_who_shakes_hands_and_then_talks_nonsense_ends_nobody() -> None:
+    with trio.fail_after(PATIENCE_S):
+        async with bulk_nodes("one", "other") as (one, other):
+            certificate, answer = await agreed(one, other)
+            context = certificate.context(server=False, peer=answer.certificate)
+            stream = await tcp(answer)
+            async with stream:
+                await stream.send_all(_name_of(answer.token))
+                await trio.SSLStream(stream, context).do_handshake()
+                await stream.send_all(b"\x17\x03\x03\0\x20" + bytes(32))
+                while await stream.receive_some():
+                    pass
+            await serves(one, other)

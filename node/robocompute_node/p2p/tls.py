@@ -16,6 +16,8 @@ from .port import PeerGone
 
 READ_BYTES: Final = 262_144
 """Asked of the socket at once: sixteen records."""
+ANSWER_S: Final = 5.0
+"""Seconds for an answer of TLS itself, a few bytes, to go out."""
 
 
 class TlsPipe:
@@ -56,8 +58,14 @@ class TlsPipe:
             while True:
                 data = self._decrypted(limit)
                 if self._outgoing.pending:  # an answer of TLS itself
-                    with trio.CancelScope(shield=True):  # what was read must not be lost
+                    # Shielded: what was read must not be lost; and not for ever, because who asks
+                    # for answers need not read them.
+                    deadline = trio.current_time() + ANSWER_S
+                    with trio.CancelScope(shield=True, deadline=deadline) as scope:
                         await self._flush()
+                    if scope.cancelled_caught:
+                        await self.abort()
+                        raise PeerGone("the peer reads none of the answers that it asks for")
                 if data is not None:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return data
