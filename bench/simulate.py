@@ -22,7 +22,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from simulated_market import Honesty, Plan, Tally, World
+from simulated_market import World
+from simulated_plan import Honesty, Plan, Tally
 
 
 def percentile(sorted_values: list[int], share: float) -> int | None:
