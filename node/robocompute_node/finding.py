@@ -64,6 +64,7 @@ async def start_finding(
         ),
         bootstrap=network.bootstrap,
         remembered=[(known.key, known.addresses) for known in remembered.known()],
+        remember=remembered.reached,
     )
     if config.p2p.rendezvous:
         network.links.serve_rendezvous(RendezvousPoint(network_id))

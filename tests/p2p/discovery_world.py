@@ -62,6 +62,7 @@ async def member(
     lan: bool = False,
     rendezvous: bool = False,
     remembered: tuple[tuple[NodeKey, tuple[str, ...]], ...] = (),
+    remember: Callable[[NodeKey, str], None] | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Member]:
     """Run a node with its discovery; it is off the air when the context ends."""
@@ -78,6 +79,7 @@ async def member(
         finding=Finding(relays=relay, wanted=wanted, rendezvous=rendezvous),
         bootstrap=network.bootstrap,
         remembered=remembered,
+        remember=remember,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)

@@ -129,3 +129,17 @@ async def test_a_network_name_that_is_not_known_yet_is_waited_for() -> None:
             await until(lambda: hub.key in one.network.peers())
             await ask(one.network, hub.key, b"what needs no name works")
             assert hub.discovery.known.of(one.key) is None
+
+
+async def test_whoever_connected_here_and_can_be_dialled_is_remembered_for_the_next_start() -> (
+    None
+):
+    kept: list[tuple[NodeKey, str]] = []
+    with trio.fail_after(PATIENCE_S):
+        async with (
+            member("asked", remember=lambda peer, address: kept.append((peer, address))) as asked,
+            member("asking", bootstrap=[asked.address]) as asking,
+        ):
+            await until(lambda: bool(kept))
+            assert kept[0][0] == asking.key
+            assert asking.address.startswith(kept[0][1])

@@ -87,10 +87,12 @@ class Discovery:
         finding: Finding,
         bootstrap: Collection[NodeKey] = (),
         remembered: Collection[tuple[NodeKey, tuple[str, ...]]] = (),
+        remember: Callable[[NodeKey, str], None] | None = None,
     ) -> None:
         """Work on ``network``, which dials ``bootstrap`` by itself and for ever.
 
-        ``remembered`` are peers that this node reached before it was stopped, and where.
+        ``remembered`` are peers that this node reached before it was stopped, and where;
+        ``remember`` is told of those that connected here and were then reached where they say.
         """
         self._network = network
         self._web = network.links
@@ -99,6 +101,7 @@ class Discovery:
         self._finding = finding
         self._network_id = network_id
         self._bootstrap = frozenset(bootstrap)
+        self._remember = remember
         self.known = KnownNodes(key.node_key)
         self._witnesses = Witnesses(self._bootstrap)
         self._exchange = PeerExchange(
@@ -256,7 +259,8 @@ class Discovery:
     async def _try_records(self) -> None:
         """See whether those who connected here can be reached where they say.
 
-        Only then are they named to others.
+        Only then are they named to others; and this node finds them again, should it be the one
+        that moves.
         """
         tried: set[tuple[NodeKey, str]] = set()
         while True:
@@ -267,6 +271,8 @@ class Discovery:
                 tried.add((peer, address))
                 if await self._web.probe(peer, address):
                     self.known.reached(peer, address, self._clock.now_ms())
+                    if self._remember is not None:
+                        self._remember(peer, address)
 
     def _doors(self) -> list[tuple[NodeKey, str]]:
         """Addresses to try: at the host that a peer connected from, and at no other.
