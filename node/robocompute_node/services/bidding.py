@@ -311,3 +311,6 @@ class BidDesk:
                 await self._desk.serve_agreement(stream)
         except (PeerGone, RemoteProtocolError) as exc:
             log.info("bid of %s not answered: %s", to_base58(bid.client), exc)
+        except Exception:
+            # As a network ends a stream whose handler fails: this one is served here, not there.
+            log.exception("the answer to a bid of %s failed", to_base58(bid.client))
