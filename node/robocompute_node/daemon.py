@@ -228,6 +228,7 @@ class _Node:
             network, store, self._chain, clock, stakes, share=config.client.share_leases
         )
         rental_book.heed = watch.heed
+        rental_book.ahead_ms = lambda: self._program.ahead_ms
         await services.start(watch.run)
         bids = Bids(network, store, clock, self._key, market, config.chain.mint)
         bids.register()

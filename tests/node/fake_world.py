@@ -203,6 +203,7 @@ class FakeNode:
         self.tasks = TaskBook(store, config.data_dir / "tasks", clock)
         self.book = RentalBook(store, clock, self.key, self.channels)
         self.book.heed = dealing.watch.heed
+        self.book.ahead_ms = lambda: self.program.ahead_ms
         await services.start(dealing.watch.run)
         self.inbox = MetricsInbox(store, config.aspara_dir)
         self.rentals = Rentals(
@@ -422,8 +423,8 @@ class World:
         self.folder = folder
         self.nursery = nursery
         self.hub = FakeHub()
-        self.clock = Clock()
-        self.chain = FakeChain(now_s=lambda: self.clock.now_ms() / 1000, mints=(USDC, USDT))
+        self.clock = clock = Clock()
+        self.chain = FakeChain(now_s=lambda: clock.now_ms() / 1000, mints=(USDC, USDT))
         self.nodes: list[FakeNode] = []
         self.cheats = False
         self.genesis: Digest | None = None

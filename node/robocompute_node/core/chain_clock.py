@@ -47,6 +47,11 @@ class ClockWatch:
     keeps_pace: bool = True
 
     @property
+    def ahead_ms(self) -> int | None:
+        """How far the own clock is ahead of the chain's; None where that is not known."""
+        return None if self.last is None or not self.keeps_pace else self.last.ahead_ms
+
+    @property
     def off_ms(self) -> int:
         """How far the own clock is off beyond what is tolerated, with its sign; 0 where it is not."""
         if self.last is None or not self.keeps_pace or abs(self.last.ahead_ms) <= TOLERANCE:

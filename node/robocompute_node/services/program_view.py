@@ -77,6 +77,11 @@ class ProgramView:
         return self.waits_for or (f"a safe deployment: {self.unsafe}" if self.unsafe else "")
 
     @property
+    def ahead_ms(self) -> int | None:
+        """How far this node's clock is ahead of the chain's; None where that is not known."""
+        return self._watch.ahead_ms
+
+    @property
     def clock_off(self) -> str | None:
         """How far this node's clock is off, in words; None where the chain's agrees with it."""
         off = self._watch.off_ms

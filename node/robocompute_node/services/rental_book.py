@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from robocompute_node.core.lease_windows import objection_to_date, objection_to_length
 from robocompute_node.store import Store, Table, Transaction
 from robocompute_protocol import leases, receipts, terms as rules
 from robocompute_protocol.agreement import ClientAgreement, ClientPhase, advance, order
@@ -74,6 +75,8 @@ class RentalRecord(msgspec.Struct, frozen=True, kw_only=True):
 RENTALS: Final = Table("rentals/1", RentalRecord)
 CLOCK_SLACK: Final = Millis(1_000)
 """Two machines' clocks count alike to within this, over the time an order takes."""
+ANSWER_LATE: Final = Millis(15_000)
+"""The answer that told when the lease began may have been so long on its way."""
 
 
 class RentalBook:
@@ -91,6 +94,8 @@ class RentalBook:
         self._changed: dict[AgreementId, trio.Event] = {}
         self.heed: Callable[[LeaseTick, int], None] = lambda _tick, _number: None
         """Called with each tick that was taken, and which it is of its agreement, from 1."""
+        self.ahead_ms: Callable[[], int | None] = lambda: None
+        """How far this node's clock is ahead of the chain's, which dates leases; None: not known."""
         for agreement, record in list(self._records.items()):
             if record.state.phase is ClientPhase.ACTIVE:  # time passed that nobody counted
                 self.apply(agreement, Restarted())
@@ -226,10 +231,36 @@ class RentalBook:
         possible = min(leased.prepaid_ms, now - record.ordered_ms) + CLOCK_SLACK
         if not record.state.started_ms and leased.elapsed_ms > possible:
             raise RemoteProtocolError("a lease older than it can be", code="bad_lease")
+        objection = self._objection_to_tick(record, leased, now)
+        if objection is not None:
+            raise RemoteProtocolError(objection, code="bad_lease")
         event = TickReceived(prepaid_ms=leased.prepaid_ms, elapsed_ms=leased.elapsed_ms, at_ms=now)
         record = self.apply(agreement, event)[0]
         self.heed(tick, record.state.ticks)
         return record
+
+    def _objection_to_tick(self, record: RentalRecord, leased: Leased, now: Millis) -> str | None:
+        """Return why a tick would prove nothing of what is paid with it, or None.
+
+        One that was seen before is not looked at, nor the first after a start: when it was signed
+        is not known then.
+        """
+        state = record.state
+        if leased.prepaid_ms <= state.leased_ms or state.resumed:
+            return None
+        started = state.started_ms or Millis(now - leased.elapsed_ms)
+        elapsed = min(leased.elapsed_ms, now - started + ANSWER_LATE)
+        left = Millis(leased.prepaid_ms - elapsed)
+        objection, ahead = objection_to_length(leased.tick, left_ms=left), self.ahead_ms()
+        if objection is not None or ahead is None:
+            return objection
+        return objection_to_date(
+            leased.tick,
+            record.terms,
+            started_ms=Millis(started - ahead),
+            had_ms=state.leased_ms,
+            now_ms=Millis(now - ahead),
+        )
 
     def ended(self, agreement: AgreementId, signed: Signed) -> Receipt:
         """Take a receipt. Raises: RemoteProtocolError."""
