@@ -450,3 +450,17 @@ async def test_much_goes_over_libp2p_where_no_direct_connection_is_to_be_had(
         pair.provider.access.grant(pair.client.key, back)
         await pair.client.exchange.pull(pair.provider.key, back)
         assert not pair.client.blobs.missing(back)
+
+
+async def test_a_peer_whose_chunks_are_larger_than_announced_fills_no_disk(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    pair = Pair(tmp_path)
+    async with pair.running():
+        chunks = filled(pair.provider, 1_000, 1_000, 1_000)
+        pair.provider.access.grant(pair.client.key, chunks)
+        with pytest.raises(RemoteProtocolError, match="more bytes than were announced"):
+            await pair.client.exchange.pull(pair.provider.key, chunks, at_most=2_999)
+        assert len(pair.client.blobs.missing(chunks)) == 1
+        await pair.client.exchange.pull(pair.provider.key, chunks, at_most=1_000)
+        assert pair.client.blobs.missing(chunks) == ()

@@ -114,13 +114,21 @@ def in_rounds(chunks: tuple[Digest, ...]) -> Iterator[tuple[Digest, ...]]:
 class _Going:
     """How far one transfer has come, over all its tries."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_most: float = float("inf")) -> None:
+        """``at_most`` bytes are kept of what a peer sends."""
+        self._room = at_most
         self.moved = 0
         self.mark = (-1, 0)
 
     def reached(self, number: int, place: int) -> None:
         """Note a place in a round that only real progress gets beyond."""
         self.mark = max(self.mark, (number, place))
+
+    def make_room(self, size: int) -> None:
+        """Count ``size`` bytes that are about to be kept. Raises: RemoteProtocolError."""
+        self._room -= size
+        if self._room < 0:
+            raise RemoteProtocolError("chunks of more bytes than were announced", code="too_large")
 
 
 async def _resume(attempt: Callable[[], Awaitable[None]], going: _Going) -> None:
@@ -193,14 +201,17 @@ class BlobExchange:
         await _resume(attempt, going)
         return going.moved
 
-    async def pull(self, peer: NodeKey, chunks: tuple[Digest, ...]) -> None:
-        """Fetch the chunks that are not here yet.
+    async def pull(
+        self, peer: NodeKey, chunks: tuple[Digest, ...], *, at_most: float = float("inf")
+    ) -> None:
+        """Fetch the chunks that are not here yet: a digest does not say how large its chunk is.
 
         Raises:
             PeerGone: also when the peer no longer has one.
-            RemoteProtocolError: what it sent is not what was asked for; nothing of that is kept.
+            RemoteProtocolError: what it sent is not what was asked for, or is more than ``at_most``
+                bytes; nothing of that is kept.
         """
-        going = _Going()
+        going = _Going(at_most=at_most)
 
         async def attempt() -> None:
             wanted = self._blobs.missing(chunks)
@@ -280,6 +291,8 @@ class BlobExchange:
                     if ours is None and not self._may_store(stream.peer, len(data)):
                         await say(stream, NOT_EXPECTED)
                         raise RemoteProtocolError(NOT_EXPECTED.message, code=NOT_EXPECTED.code)
+                    if ours is not None:
+                        ours.make_room(len(data))
                     if not await self._work(partial(self._blobs.keep, chunk, data)):
                         raise RemoteProtocolError("a chunk's bytes do not fit its digest")
                     new.append(chunk)

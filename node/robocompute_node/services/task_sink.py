@@ -94,7 +94,8 @@ class TaskSink(JobSink):
         await self._exchange.pull(self._provider, parts)
         manifest = read_files(self._blobs, finished.artifacts)
         self._check_size(manifest)
-        await self._exchange.pull(self._provider, chunks_of(manifest))
+        size = sum(file.size for file in manifest.files)
+        await self._exchange.pull(self._provider, chunks_of(manifest), at_most=size)
         for file in manifest.files:
             meta = file.path.startswith(LIVE_PREFIX) and file.path.endswith(".json")
             if meta and file.size <= MAX_META_BYTES and len(file.chunks) <= 1:
