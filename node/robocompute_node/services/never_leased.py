@@ -98,8 +98,21 @@ class NeverLeased:
         record = NeverLeasing(
             channel=channel, payer_node=peer, reason=why, since_ms=self._clock.now_ms()
         )
+        if len(self._records) >= MAX_NEVER:
+            self._make_room(txn)
         txn.put(NEVER, agreement, record)
         txn.after(lambda: self._kept(agreement, record))
+
+    def _make_room(self, txn: Transaction) -> None:
+        """Forget the oldest whose channel was never seen: an order on it was never one to lease.
+
+        Only its own client could send that order again.
+        """
+        for agreement, record in self._records.items():
+            if self._earnings.get(record.channel) is None:
+                txn.delete(NEVER, agreement)
+                txn.after(partial(self._dropped, agreement))
+                return
 
     def _kept(self, agreement: AgreementId, record: NeverLeasing) -> None:
         self._records[agreement] = record
