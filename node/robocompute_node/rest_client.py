@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -60,7 +61,7 @@ class RestClient:
         """Return the JSON that the node answers.
 
         Raises:
-            NodeNotRunning: nothing answers, or not in ``patience_s``.
+            NodeNotRunning: nothing answers, or not in ``patience_s``, or it knows another key.
             RoboComputeError: the node refused; the text is its own.
         """
         try:
@@ -77,6 +78,13 @@ class RestClient:
                 f"no node answers at {self.url}: start it with `{self.command}`",
                 details={"url": self.url},
             ) from exc
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            raise NodeNotRunning(
+                f"what answers at {self.url} does not know this node's API key: another node has "
+                f"the port, or the key was changed while it ran; start this one with "
+                f"`{self.command}`",
+                details={"url": self.url},
+            )
         if answer.is_error:
             raise RoboComputeError(f"{self.url} refused: {body['error']['message']}")
         return body

@@ -122,6 +122,16 @@ def test_the_doctor_names_what_is_missing(
     assert {"bubblewrap", "uv", "cgroups"} <= set(found)
 
 
+@pytest.mark.parametrize("words", [[], ["localnet"], ["chain"]])
+def test_no_command_is_answered_with_the_list_of_them(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(" ".join(["Usage: robocompute-node", *words, "[OPTIONS] COMMAND"]))
+    assert "\n  status " in said
+
+
 def test_every_command_is_documented() -> None:
     text = DOCS.read_text()
     for command in COMMANDS:

@@ -95,6 +95,9 @@ def init_command(
         say(f"Back up {founded.config.wallet_path}: it is the money. Then:")
     else:
         say("The wallet's secret is not here: its commands take --unsigned FILE. Then:")
+    say(f"  robocompute-node doctor --data {data}    what this machine lacks")
+    if founded.config.is_provider:
+        say(f"  robocompute-node stake register --data {data}    and a stake: docs/money.md")
     say(f"  robocompute-node run --data {data}")
 
 

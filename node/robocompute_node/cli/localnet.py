@@ -225,6 +225,7 @@ def _say_world(shown: dict[str, Any]) -> None:
     for node in shown["nodes"]:
         if "client" in node["roles"]:
             say()
+            say(f"export ROBOCOMPUTE_HOME={node['data']}")
             say(f"export CHISEL_BACKEND_URL={node['url']}")
             say(f"export CHISEL_API_KEY=$(cat {node['api_key_file']})")
 

@@ -62,6 +62,10 @@ def run_command(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = root.main(list(arguments), prog_name="robocompute-node", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        # Nobody erred who asked for no command: the list of them is the answer, as it is written.
+        exc.show()
+        return exc.exit_code
     except click.ClickException as exc:
         say_error(_usage(exc))
         if as_json:

@@ -59,7 +59,7 @@ def _say_status(client: RestClient, node: dict[str, Any], *, as_json: bool) -> N
     say(f"Node at {client.url}")
     network = {**node["network"], "neighbours": len(node["network"].get("neighbours", ()))}
     shown = {**node, "network": network}
-    say_table([[f"  {key}", _cell(value)] for key, value in shown.items()])
+    say_table([[f"  {key}", _cell(value) or "none"] for key, value in shown.items()])
     say("Wallet")
     say_table([[f"  {key}", _cell(value)] for key, value in answer["wallet"].items()])
     say(f"Offers: {len(answer['offers'])}")
@@ -139,5 +139,6 @@ def _cell(value: object) -> str:
         return ", ".join(_cell(item) for item in items)
     if isinstance(value, dict):
         pairs: Mapping[object, object] = dict(value)  # pyright: ignore[reportUnknownArgumentType]
-        return ", ".join(f"{key} {_cell(item)}" for key, item in pairs.items())
+        shown = [(key, _cell(item)) for key, item in pairs.items()]
+        return ", ".join(f"{key} {text}" for key, text in shown if text)
     return str(value)

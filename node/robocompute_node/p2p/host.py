@@ -379,7 +379,10 @@ class Libp2pNetwork:
         bound = host.get_transport_addrs()
         if len(bound) < len(self._listen):
             wanted = ", ".join(str(each) for each in self._listen)
-            raise ConfigError(f"cannot listen on {wanted}: taken, or no address of this machine")
+            raise ConfigError(
+                f"cannot listen on {wanted}: taken, or no address of this machine; "
+                "correct listen in [p2p] (port 0 takes a free one)"
+            )
         self._listen = tuple(bound)  # a restart takes the same ports again
         plain = self._announce or tuple(
             address for each in bound for address in dialable(str(each))

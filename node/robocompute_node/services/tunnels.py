@@ -234,7 +234,10 @@ class Tunnels:
                 local_port, host="127.0.0.1", backlog=BACKLOG
             )
         except OSError as exc:
-            raise InvalidRequest(f"cannot listen on 127.0.0.1:{local_port}: {exc}") from exc
+            raise InvalidRequest(
+                f"cannot listen on 127.0.0.1:{local_port}: {exc.strerror or exc}; "
+                "without local_port a free one is taken"
+            ) from exc
         tunnel = Tunnel(
             task_id=task_id,
             port=port,

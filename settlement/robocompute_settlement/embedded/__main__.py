@@ -132,7 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"embedded chain: {cause}", file=sys.stderr)  # noqa: T201
             return cause.exit_status
         if isinstance(cause, OSError):
-            print(f"embedded chain: cannot listen: {cause}", file=sys.stderr)  # noqa: T201
+            ports = f"ports {options.rpc_port} and {options.ws_port} of 127.0.0.1"
+            print(  # noqa: T201
+                f"embedded chain: cannot listen on {ports}: {cause.strerror or cause}: stop what "
+                "has them, or take others (`localnet up --free-ports`)",
+                file=sys.stderr,
+            )
             return 1
         raise
     return 0
