@@ -114,7 +114,7 @@ def _word(command: Sequence[str], options: Options) -> int:
         try:
             return TABLE[command[0]](client, command[1:], options)
         except RoboComputeError as error:
-            return _refused(error, client)
+            return _refused(error, client, f"chisel {command[0]}")
 
 
 def _run(command: list[str], options: Options) -> int:
@@ -133,6 +133,9 @@ def _run(command: list[str], options: Options) -> int:
             require_inside(Path(os.path.normpath(here / command[position])), upload_dir)
         options = ask(options, given, default_app_name(command, upload_dir), here)
         upload_dir = Path(os.path.normpath(here / (options.upload_dir or ".")))
+    if not upload_dir.is_dir():
+        _err(f"❌ {upload_dir} is not a folder")
+        return 1
     try:
         remote = as_seen_from(command, upload_dir, here)
         upload = scan(upload_dir, cache=DigestCache.of(upload_dir, os.environ))
@@ -164,7 +167,7 @@ def _run(command: list[str], options: Options) -> int:
         try:
             return run(client, task, upload_dir, upload, options, terminal)
         except RoboComputeError as error:
-            return _refused(error, client)
+            return _refused(error, client, "Job submission failed")
         except UploadError as error:
             _err(f"❌ {error}")
             return 1
@@ -194,8 +197,8 @@ def _client() -> RoboComputeClient | None:
         return None
 
 
-def _refused(error: Exception, client: RoboComputeClient) -> int:
-    """One line for what the node refused, and the exit status that goes with it."""
+def _refused(error: Exception, client: RoboComputeClient, what: str) -> int:
+    """One line for ``what`` the node refused, and the exit status that goes with it."""
     from chisel import outcome
     from chisel.auth import AUTHENTICATION_FAILED
     from robocompute import (
@@ -219,7 +222,7 @@ def _refused(error: Exception, client: RoboComputeClient) -> int:
         _err(AUTHENTICATION_FAILED)
         _err(f"chisel: {client.base_url} says: {error}")
         return outcome.USAGE
-    _err(f"❌ Job submission failed: {error}")
+    _err(f"❌ {what}: {error}")
     if isinstance(error, ProviderUnavailableError):
         return outcome.NO_PROVIDER
     if isinstance(error, InsufficientFundsError):

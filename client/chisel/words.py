@@ -82,7 +82,10 @@ def cancel(client: RoboComputeClient, words: Sequence[str], options: Options) ->
     if options.json:
         _print(json.dumps(task, ensure_ascii=False))
     else:
-        _print(f"{task['task_id']} is {task['status']}")
+        asked = (
+            "" if task["ended_at"] else ", and was asked to end: `chisel status` shows when it has"
+        )
+        _print(f"{task['task_id']} is {task['status']}{asked}")
     return 0
 
 

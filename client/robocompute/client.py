@@ -194,8 +194,13 @@ class Tasks:
     ) -> Record:
         """Hand a task to the node; it is on the node's disk when this returns.
 
-        Raises: InsufficientFundsError, ProviderUnavailableError, RoboComputeError.
+        Raises: InsufficientFundsError, ProviderUnavailableError, RoboComputeError, and TypeError
+        where ``command`` is one string: it would be taken for a word a letter.
         """
+        if isinstance(command, str):
+            raise TypeError(
+                f"command is a list of words, like {command.split()}, and not a string"
+            )
         document: dict[str, Any] = {
             "name": name,
             "type": type,

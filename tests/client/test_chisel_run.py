@@ -242,6 +242,14 @@ def test_a_script_outside_the_upload_folder_is_refused_in_the_seeds_words(
     assert chisel("python", "../other.py").returncode == 1
 
 
+def test_an_upload_folder_that_is_none_is_named_before_the_script_is_looked_for(
+    chisel: Run, tmp_path: Path
+) -> None:
+    ran = chisel("--upload-dir", str(tmp_path / "nowhere"), "python", "train.py")
+    assert ran.returncode == 1
+    assert ran.stderr.decode() == f"❌ {tmp_path / 'nowhere'} is not a folder\n"
+
+
 def test_a_script_below_another_folder_runs_by_its_path_there(
     node: FakeNode, chisel: Run, project: Path
 ) -> None:
@@ -307,6 +315,7 @@ def test_detach_prints_the_id_and_the_other_words_go_on_from_it(
     missing = chisel("status", "nonsense")
     assert missing.returncode == 76
     assert b"no task nonsense" in missing.stderr
+    assert b"submission" not in missing.stderr  # nothing was submitted
 
 
 def test_preview_sends_nothing(node: FakeNode, chisel: Run) -> None:

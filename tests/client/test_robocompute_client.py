@@ -62,6 +62,14 @@ def test_tasks_are_made_found_listed_and_cancelled(
     assert client.wallet.get_balance()["usdc_balance"] == "12.000000"
 
 
+def test_a_command_in_one_string_is_refused_before_it_is_sent(
+    client: RoboComputeClient, node: FakeNode
+) -> None:
+    with pytest.raises(TypeError, match=r"\['python', 'x.py'\]"):
+        client.tasks.create(name="n", command="python x.py")
+    assert not node.tasks
+
+
 def test_a_repeated_create_makes_one_task(node: FakeNode, client: RoboComputeClient) -> None:
     first = client.tasks.create(name="n", command=["x"], idempotency_key="k")
     second = client.tasks.create(name="n", command=["x"], idempotency_key="k")
