@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from podman_engine import IMAGE
 
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.executor.container import ContainerExecutor, engine_sockets
-from robocompute_node.executor.engine import Engine
+from robocompute_node.executor.container_box import process_here
+from robocompute_node.executor.engine import Engine, EngineError
 from robocompute_node.executor.folder import JobFolder
 from robocompute_node.executor.images import Allowed
 from robocompute_node.executor.port import JobExit, JobOrder, PrepareFailed
@@ -297,3 +299,12 @@ def test_engines_are_looked_for_where_their_owner_says_or_where_they_usually_are
     assert engine_sockets("/my.sock", environment) == ("/my.sock",)
     assert engine_sockets("off", environment) == ()
     assert engine_sockets("auto", {"DOCKER_HOST": "tcp://10.0.0.1:1"})[0].startswith("/run/")
+
+
+def test_a_process_of_another_container_or_of_the_host_is_taken_for_nobodys() -> None:
+    with pytest.raises(EngineError, match="another machine"):
+        process_here(os.getpid(), "f" * 64)
+    assert process_here(0, "f" * 64) is None
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait()
+    assert process_here(ended.pid, "f" * 64) is None

@@ -72,7 +72,7 @@ class Container(Box):
         next(pieces)
         self._engine.call("POST", f"/containers/{self._name}/start")
         known = self._engine.call("GET", f"/containers/{self._name}/json")
-        self.init = int(known["State"]["Pid"]) or None
+        self.init = process_here(int(known["State"]["Pid"]), str(known["Id"]))
         group = self._groups()
         os.write(status, json.dumps({"child-pid": self.init or 0}).encode() + b"\n")
         os.write(started, b"\n")
@@ -82,10 +82,8 @@ class Container(Box):
                 left = left[os.write(stderr if stream == 2 else stdout, left) :]
         # At once: the engine takes the group away soon after the end, and not all say why it ended.
         starved = group.out_of_memory()
-        # Not on the clock of one call: it may have closed its output long before its end.
-        end = self._engine.call(
-            "POST", f"/containers/{self._name}/wait", timeout_s=self._spec.limits.wall_ms / 1000
-        )
+        # On no clock: it may have closed its output long before its end, which is the supervisor's.
+        end = self._engine.call("POST", f"/containers/{self._name}/wait", timeout_s=None)
         known = self._engine.call("GET", f"/containers/{self._name}/json")
         return int(end["StatusCode"]), starved or bool(known["State"].get("OOMKilled"))
 
@@ -216,6 +214,24 @@ class Container(Box):
 
     def remove(self) -> None:
         self._handle(lambda: self._engine.remove(self._name))
+
+
+def process_here(pid: int, container: str) -> int | None:
+    """Return a container's process 1 as this machine numbers it, or None where it has ended.
+
+    Raises:
+        EngineError: the number means another process here. What is done to it would hit that one.
+    """
+    if not pid:
+        return None
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+            groups = file.read()
+    except FileNotFoundError:
+        return None
+    if container not in groups:
+        raise EngineError("the engine numbers processes as another machine, or a part of this one")
+    return pid
 
 
 def _close_all_but(*kept: int) -> None:

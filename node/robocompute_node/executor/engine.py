@@ -47,7 +47,7 @@ class EngineError(Exception):
 class _UnixConnection(HTTPConnection):
     """HTTP to a unix socket."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float | None) -> None:
         super().__init__("engine", timeout=timeout)
         self._path = path
 
@@ -70,7 +70,7 @@ class Engine:
         *,
         query: Mapping[str, str] | None = None,
         body: object = None,
-        timeout_s: float = CALL_S,
+        timeout_s: float | None = CALL_S,
     ) -> Any:
         """Return the answer's JSON, or None where it has none.
 
