@@ -100,7 +100,7 @@ class Wallet(Table, frozen=True, kw_only=True):
 
 
 class Node(Table, frozen=True, kw_only=True):
-    """[[nodes]]: ``provider`` and ``client`` are sections of its config.toml."""
+    """[[nodes]]: ``provider``, ``client`` and ``containers`` are sections of its config.toml."""
 
     name: Name
     roles: tuple[Role, ...]
@@ -112,6 +112,7 @@ class Node(Table, frozen=True, kw_only=True):
     stake_slots: Annotated[int, msgspec.Meta(ge=0, le=62)] = 0
     provider: dict[str, object] = {}
     client: dict[str, object] = {}
+    containers: dict[str, object] = {}
 
 
 class Blueprint(Table, frozen=True, kw_only=True):

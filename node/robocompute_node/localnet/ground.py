@@ -213,6 +213,8 @@ def _document(plan: Plan, node: Node) -> dict[str, dict[str, Any]]:
         document["client"] = dict(node.client)
     if node.provider:
         document["provider"] = dict(node.provider)
+    if node.containers:
+        document["containers"] = dict(node.containers)
     return document
 
 
