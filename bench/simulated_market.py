@@ -36,6 +36,7 @@ from simulated_plan import (
     Plan,
     Provider,
     Tally,
+    node_of,
 )
 from simulated_renting import Search
 
@@ -207,7 +208,7 @@ class World:
 
     def _take_slot(self, provider: Provider, index: int) -> None:
         other = Address(bytes(31) + bytes([index + 1]))
-        if index not in provider.slots.free(other, self.now):
+        if index not in provider.slots.free(other, node_of(other), self.now):
             self._demand(provider, index)
             return
         name = self.agreement_name()
@@ -234,10 +235,12 @@ class World:
             provider.offer, wanted, None
         ):
             return ("quoted" if provider.honesty is Honesty.FAKE else provider.honesty), ()
-        free = provider.slots.free(payer, self.now)[: slots_needed(wanted)]
+        free = provider.slots.free(payer, node_of(payer), self.now)[: slots_needed(wanted)]
         if len(free) < slots_needed(wanted):
             return "busy", ()
-        provider.slots, held = provider.slots.hold(free, payer, self.now, limits.QUOTE_HOLD)
+        provider.slots, held = provider.slots.hold(
+            free, node_of(payer), self.now, limits.QUOTE_HOLD
+        )
         return "quoted", free if held else ()
 
     # --- clients --------------------------------------------------------------------------------

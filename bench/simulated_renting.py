@@ -26,7 +26,7 @@ from robocompute_protocol.agreement import (
 from robocompute_protocol.causes import Cause
 from robocompute_protocol.identifiers import Digest, NodeKey
 from robocompute_protocol.money import MicroUnits, Millis
-from simulated_plan import FIRST_TICK, PATIENCE_MS, RETRY_MS, STARTS_MS, Honesty
+from simulated_plan import FIRST_TICK, PATIENCE_MS, RETRY_MS, STARTS_MS, Honesty, node_of
 
 if TYPE_CHECKING:
     from robocompute_node.core.matching import Match
@@ -153,8 +153,8 @@ class Search:
     def _release(self, provider: Provider, held: tuple[int, ...]) -> None:
         def let_go() -> None:
             provider.heard += 1
-            payer = self._client.payer
-            provider.slots = provider.slots.unhold(held, payer, self._world.now)
+            peer = node_of(self._client.payer)
+            provider.slots = provider.slots.unhold(held, peer, self._world.now)
 
         self._client.sent += 1
         self._world.after(self._world.way(self._client.region, provider.region), let_go)
@@ -231,7 +231,8 @@ class Rental:
         if not provider.online:
             return
         provider.heard += 1
-        free = provider.slots.free(self._client.payer, now)[: slots_needed(wanted)]
+        free = provider.slots.free(self._client.payer, node_of(self._client.payer), now)
+        free = free[: slots_needed(wanted)]
         lies = provider.honesty is Honesty.FAKE
         if provider.honesty is Honesty.REFUSER or (len(free) < slots_needed(wanted) and not lies):
             declined = steps.OrderDeclined(reason="slot_taken")

@@ -15,7 +15,6 @@ from robocompute_protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from conftest import FakeNodeApi
-
     from robocompute_node.config import NodeConfig
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import httpx
+
     from conftest import FakeNodeApi
 
 TASK: dict[str, Any] = {"name": "app", "type": "cpu", "command": ["python", "train.py"]}

@@ -8,11 +8,16 @@ from hypothesis import given, strategies as st
 
 from robocompute_node.core.slots import HELD_IN_A_ROW, SlotTable, bits_of, indices_of
 from robocompute_protocol import limits
-from robocompute_protocol.identifiers import Address, AgreementId
+from robocompute_protocol.identifiers import Address, AgreementId, NodeKey
 from robocompute_protocol.money import Millis
 
 PAYERS = [Address(bytes([n]) * 32) for n in range(3)]
 A, B, C = PAYERS
+
+
+def node(payer: Address) -> NodeKey:
+    """The node that asks for a payer."""
+    return NodeKey(bytes(payer))
 
 
 def agreement(n: int) -> AgreementId:
@@ -20,19 +25,26 @@ def agreement(n: int) -> AgreementId:
 
 
 def test_a_held_slot_is_free_for_its_holder_only_and_only_for_a_while() -> None:
-    table, hold = SlotTable.of(2).hold((0,), A, Millis(0), Millis(100))
+    table, hold = SlotTable.of(2).hold((0,), node(A), Millis(0), Millis(100))
     assert hold == 100
-    assert table.free(A, Millis(50)) == (1, 0)
-    assert table.free(B, Millis(50)) == (1,)
-    assert table.free(B, Millis(100)) == (0, 1)
+    assert table.free(A, node(A), Millis(50)) == (1, 0)
+    assert table.free(B, node(B), Millis(50)) == (1,)
+    assert table.free(B, node(B), Millis(100)) == (0, 1)
+
+
+def test_nobody_gets_at_what_is_held_by_naming_whom_it_is_held_for() -> None:
+    table, _ = SlotTable.of(1).hold((0,), node(A), Millis(0), Millis(100))
+    assert table.free(A, node(B), Millis(50)) == ()
+    assert table.unhold((0,), node(B), Millis(50)) == table
+    assert table.unhold((0,), node(A), Millis(50)).free(B, node(B), Millis(50)) == (0,)
 
 
 def test_quotes_alone_keep_a_slot_from_others_for_a_while_and_then_not_for_a_while() -> None:
     table, taken_by_b, now = SlotTable.of(1), list[int](), 0
     while now < 120_000:
-        if table.free(A, Millis(now)):
-            table, _ = table.hold((0,), A, Millis(now), limits.QUOTE_HOLD)
-        if table.free(B, Millis(now)):
+        if table.free(A, node(A), Millis(now)):
+            table, _ = table.hold((0,), node(A), Millis(now), limits.QUOTE_HOLD)
+        if table.free(B, node(B), Millis(now)):
             taken_by_b.append(now)
         now += 500
     gaps = [later - sooner for sooner, later in itertools.pairwise([0, *taken_by_b])]
@@ -46,22 +58,22 @@ def test_quotes_alone_keep_a_slot_from_others_for_a_while_and_then_not_for_a_whi
 
 def test_a_released_slot_is_its_payers_at_once_and_others_after_the_last_tick() -> None:
     table = SlotTable.of(1).let((0,), agreement(1), A, Millis(1_000))
-    assert table.free(A, Millis(10)) == ()
+    assert table.free(A, node(A), Millis(10)) == ()
     table = table.release(agreement(1))
-    assert table.free(A, Millis(10)) == (0,)
-    assert table.free(B, Millis(999)) == ()
-    assert table.free(B, Millis(1_000)) == (0,)
+    assert table.free(A, node(A), Millis(10)) == (0,)
+    assert table.free(B, node(B), Millis(999)) == ()
+    assert table.free(B, node(B), Millis(1_000)) == (0,)
 
 
 def test_a_payer_gets_the_slots_it_had_before_first() -> None:
     table = SlotTable.of(3).let((2,), agreement(1), A, Millis(1_000)).release(agreement(1))
-    assert table.free(A, Millis(10)) == (2, 0, 1)
+    assert table.free(A, node(A), Millis(10)) == (2, 0, 1)
 
 
 def test_a_shorter_tick_of_the_same_payer_never_shortens_what_was_signed() -> None:
     table = SlotTable.of(1).let((0,), agreement(1), A, Millis(1_000)).release(agreement(1))
     table = table.let((0,), agreement(2), A, Millis(500)).release(agreement(2))
-    assert table.free(B, Millis(700)) == ()
+    assert table.free(B, node(B), Millis(700)) == ()
 
 
 @given(st.sets(st.integers(0, 61)))
@@ -89,9 +101,9 @@ def test_two_payers_never_have_one_slot_at_one_moment(
     live: list[tuple[AgreementId, int, Address]] = []
     for action, who, pause, length in actions:
         now += pause
-        payer, free = PAYERS[who], table.free(PAYERS[who], Millis(now))
+        payer, free = PAYERS[who], table.free(PAYERS[who], node(PAYERS[who]), Millis(now))
         if action == "hold" and free:
-            table, _ = table.hold(free[:1], payer, Millis(now), Millis(length))
+            table, _ = table.hold(free[:1], node(payer), Millis(now), Millis(length))
         elif action == "let" and free:
             number += 1
             live.append((agreement(number), free[0], payer))

@@ -155,7 +155,7 @@ class Forgetful(SlotTable):
         return self
 
     def hold(
-        self, indices: tuple[int, ...], payer: Address, now: Millis, hold: Millis
+        self, indices: tuple[int, ...], peer: NodeKey, now: Millis, hold: Millis
     ) -> tuple[SlotTable, Millis]:
         return self, hold
 

@@ -13,7 +13,7 @@ from robocompute_node.core.slots import SlotTable
 from robocompute_node.services import lettings
 
 if TYPE_CHECKING:
-    from robocompute_protocol.identifiers import Address, AgreementId
+    from robocompute_protocol.identifiers import Address, AgreementId, NodeKey
     from robocompute_protocol.money import Millis
 
 
@@ -26,7 +26,7 @@ class Forgetful(SlotTable):
         return self
 
     def hold(
-        self, indices: tuple[int, ...], payer: Address, now: Millis, hold: Millis
+        self, indices: tuple[int, ...], peer: NodeKey, now: Millis, hold: Millis
     ) -> tuple[SlotTable, Millis]:
         return self, hold
 

@@ -9,8 +9,9 @@ import pytest
 from whole_world import wait_until
 
 if TYPE_CHECKING:
-    from conftest import Found
     from whole_world import WholeWorld
+
+    from conftest import Found
 
 pytestmark = pytest.mark.world
 

@@ -10,8 +10,9 @@ import pytest
 from whole_world import HORIZON_S, PRICE, kill, processes_inside, wait_until
 
 if TYPE_CHECKING:
-    from conftest import Found
     from whole_world import WholeWorld
+
+    from conftest import Found
 
 pytestmark = pytest.mark.world
 

@@ -11,7 +11,7 @@ from robocompute_protocol.money import Millis
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from robocompute_protocol.identifiers import Address, AgreementId
+    from robocompute_protocol.identifiers import Address, AgreementId, NodeKey
 
 
 HELD_IN_A_ROW: Final = Millis(3 * limits.QUOTE_HOLD)
@@ -27,7 +27,8 @@ class Slot:
     agreement: AgreementId | None = None
     payer: Address | None = None
     signed_until: Millis = Millis(0)
-    held_for: Address | None = None
+    held_for: NodeKey | None = None
+    """Who asked for the quote: the peer itself, not a payer that anybody may name."""
     held_until: Millis = Millis(0)
     held_since: Millis | None = None
     """When quotes began to keep it, one after the other."""
@@ -50,16 +51,16 @@ class SlotTable:
     def of(cls, count: int) -> SlotTable:
         return cls({index: Slot() for index in range(count)})
 
-    def free(self, payer: Address, now: Millis) -> tuple[int, ...]:
+    def free(self, payer: Address, peer: NodeKey, now: Millis) -> tuple[int, ...]:
         """Slots ``payer`` could have now, those it had before first (their ticks may overlap).
 
-        Those that an earlier quote of its own holds come last: that is for another job of its.
+        Those that an earlier quote holds for ``peer``, its node, come last: that is for another job.
         """
         candidates = [
             (slot.held_until > now, slot.payer != payer, index)
             for index, slot in self.slots.items()
             if slot.agreement is None
-            and (slot.held_until <= now or slot.held_for == payer)
+            and (slot.held_until <= now or slot.held_for == peer)
             and (slot.payer in (None, payer) or slot.signed_until <= now)
         ]
         return tuple(index for *_, index in sorted(candidates))
@@ -72,9 +73,9 @@ class SlotTable:
         )
 
     def hold(
-        self, indices: tuple[int, ...], payer: Address, now: Millis, hold: Millis
+        self, indices: tuple[int, ...], peer: NodeKey, now: Millis, hold: Millis
     ) -> tuple[SlotTable, Millis]:
-        """Keep slots for ``payer``, softly: a quote's hold, which ends by itself.
+        """Keep slots for ``peer``, softly: a quote's hold, which ends by itself.
 
         Return how long they are kept: 0 where quotes kept one of them for long enough.
         """
@@ -83,7 +84,7 @@ class SlotTable:
         held = {
             i: replace(
                 self.slots[i],
-                held_for=payer,
+                held_for=peer,
                 held_until=Millis(now + hold),
                 held_since=self._held_since(self.slots[i], now),
             )
@@ -91,15 +92,15 @@ class SlotTable:
         }
         return SlotTable({**self.slots, **held}), hold
 
-    def unhold(self, indices: tuple[int, ...], payer: Address, now: Millis) -> SlotTable:
-        """Give up what quotes hold for ``payer``, who took another's. Others may have it at once.
+    def unhold(self, indices: tuple[int, ...], peer: NodeKey, now: Millis) -> SlotTable:
+        """Give up what quotes hold for ``peer``, who took another's. Others may have it at once.
 
         How long it was held in a row is not forgotten: who releases and asks again gains nothing.
         """
         freed = {
             i: replace(slot, held_for=None, held_until=now)
             for i in indices
-            if (slot := self.slots[i]).held_for == payer and slot.held_until > now
+            if (slot := self.slots[i]).held_for == peer and slot.held_until > now
         }
         return SlotTable({**self.slots, **freed})
 

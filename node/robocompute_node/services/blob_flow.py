@@ -120,7 +120,7 @@ class Receiving:
         self._credit = credit
         self._left = credit
         begun = intake.begun(stream.peer, wanted)
-        self._held = bytearray()
+        self._held: bytearray = bytearray()
         self.wanted = wanted
         if begun is not None:
             self._held += begun[1]

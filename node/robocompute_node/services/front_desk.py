@@ -82,22 +82,22 @@ NOT_FOR_A_DESK: Final = Refused(
 class Holds:
     """What the quotes given on one stream hold."""
 
-    def __init__(self, lettings: Lettings, clock: Clock) -> None:
+    def __init__(self, lettings: Lettings, clock: Clock, peer: NodeKey) -> None:
         self._lettings = lettings
         self._clock = clock
-        self._held: dict[Address, int] = {}
+        self._peer = peer
+        self._held = 0
 
-    def note(self, payer: Address, quote: Quote | Refused) -> None:
+    def note(self, quote: Quote | Refused) -> None:
         """A quote was given."""
         if isinstance(quote, Quote) and quote.hold_ms:
-            self._held[payer] = self._held.get(payer, 0) | quote.slots
+            self._held |= quote.slots
 
     def release(self) -> None:
         """They are not wanted: others may have the slots at once."""
         now = self._clock.now_ms()
-        for payer, bits in self._held.items():
-            self._lettings.slots = self._lettings.slots.unhold(indices_of(bits), payer, now)
-        self._held.clear()
+        held, self._held = indices_of(self._held), 0
+        self._lettings.slots = self._lettings.slots.unhold(held, self._peer, now)
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class FrontDesk:
 
     async def serve_agreement(self, stream: FrameStream) -> None:
         """Answer one client on one stream until it ends it. Reset, its quotes hold nothing more."""
-        holds = Holds(self._lettings, self._clock)
+        holds = Holds(self._lettings, self._clock, stream.peer)
         try:
             while True:
                 request = await hear_or_end(stream, AgreementMessage, timeout_s=ASK_SECONDS)
@@ -174,7 +174,7 @@ class FrontDesk:
             match request:
                 case QuoteRequest():
                     quote = self.quote(stream.peer, request)
-                    holds.note(request.payer, quote)
+                    holds.note(quote)
                     await say(stream, quote)
                 case ReleaseQuote():
                     holds.release()
@@ -205,12 +205,10 @@ class FrontDesk:
             return Refused(code="other_mint", message="this provider is paid in another mint")
         now = self._clock.now_ms()
         wanted = slots_needed(request.requirements)
-        free = self._free(offer, request.payer, now)[:wanted]
+        free = self._free(offer, request.payer, peer, now)[:wanted]
         if len(free) < wanted:
             return refusal(BUSY)
-        self._lettings.slots, hold = self._lettings.slots.hold(
-            free, request.payer, now, limits.QUOTE_HOLD
-        )
+        self._lettings.slots, hold = self._lettings.slots.hold(free, peer, now, limits.QUOTE_HOLD)
         while len(self._quotas) >= MAX_QUOTED_PEERS:
             del self._quotas[next(iter(self._quotas))]
         self._expect_upload(peer, (request.requirements.disk_mib + 1) << 20, now)
@@ -224,9 +222,9 @@ class FrontDesk:
             min_challenge_s=self._offering.demand().min_challenge_s,
         )
 
-    def _free(self, offer: Offer, payer: Address, now: Millis) -> tuple[int, ...]:
+    def _free(self, offer: Offer, payer: Address, peer: NodeKey, now: Millis) -> tuple[int, ...]:
         """Slots that ``payer`` could have now, that the stake carries and that are well."""
-        free = self._lettings.slots.free(payer, now)
+        free = self._lettings.slots.free(payer, peer, now)
         withheld = self._offering.withheld()
         return tuple(index for index in free if index < offer.slots and index not in withheld)
 
@@ -266,12 +264,12 @@ class FrontDesk:
     def _hold(self, terms: Terms) -> None:
         """Keep an order's slots as softly as a quote does: it may never be paid for."""
         self._lettings.slots, _ = self._lettings.slots.hold(
-            indices_of(terms.slots), terms.payer, self._clock.now_ms(), limits.QUOTE_HOLD
+            indices_of(terms.slots), terms.payer_node, self._clock.now_ms(), limits.QUOTE_HOLD
         )
 
     def _is_taken(self, terms: Terms) -> bool:
         """Whether a slot went to somebody else while the channel was waited for."""
-        free = self._lettings.slots.free(terms.payer, self._clock.now_ms())
+        free = self._lettings.slots.free(terms.payer, terms.payer_node, self._clock.now_ms())
         return not set(indices_of(terms.slots)) <= set(free)
 
     def _objection_to_order(self, terms: Terms, order: Order) -> Objection | None:
@@ -298,7 +296,9 @@ class FrontDesk:
             return Objection(
                 "start_deadline_short", f"a job needs {MIN_START_DEADLINE // 1000} s to start"
             )
-        if not set(indices) <= set(self._free(offer, terms.payer, self._clock.now_ms())):
+        if not set(indices) <= set(
+            self._free(offer, terms.payer, terms.payer_node, self._clock.now_ms())
+        ):
             return Objection("busy", "a slot is taken; ask for a quote")
         if self._lettings.has_job(terms.nonce.hex()):
             return Objection("nonce_used", "the terms' nonce was used before; draw another")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import trio
 
 from robocompute_protocol.errors import ChainError
-from robocompute_protocol.money import MicroUnits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from robocompute_protocol.identifiers import Address, NodeKey
     from robocompute_protocol.messages import Offer
+    from robocompute_protocol.money import MicroUnits
     from robocompute_settlement.port import Settlement, StakeView
 
 log = logging.getLogger(__name__)
