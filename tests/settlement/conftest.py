@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,39 @@ def world(
     if binary is None:
         pytest.skip("no solana-test-validator: name one in ROBOCOMPUTE_VALIDATOR, or install it")
     with validator_world(folder, binary) as running:
-        yield running
+        IDLE.append(running)
+        try:
+            yield running
+        finally:
+            IDLE.remove(running)
+            rest(running, frozen=False)
+
+
+IDLE: list[ChainWorld] = []
+"""Validators that live as long as the session, and take a core whether anybody asks or not."""
+ON_IT = "[validator"
+
+
+def rest(world: ChainWorld, *, frozen: bool) -> None:
+    """Stop a validator's clock, or let it go on: to it, no time has passed."""
+    if world.process is not None:
+        world.process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Wake what the next test runs on."""
+    if ON_IT in item.nodeid:
+        for world in IDLE:
+            rest(world, frozen=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Leave the core to others while nobody needs a validator."""
+    if nextitem is None or ON_IT not in nextitem.nodeid:
+        for world in IDLE:
+            rest(world, frozen=True)
 
 
 @pytest.fixture

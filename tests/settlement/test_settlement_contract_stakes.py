@@ -38,8 +38,14 @@ async def test_every_adapter_is_one_of_the_port(pair: Pair) -> None:
 async def test_all_stakes_of_a_mint_are_listed(pair: Pair) -> None:
     mint = pair.world.usdc
     await pair.stake(STAKE)
-    assert await pair.payee.stakes(mint) == (await stake_of(pair),)
-    assert await pair.payee.stakes(pair.world.plan.mints[1]) == ()
+    # Others of this world may have staked before.
+    listed = await pair.payee.stakes(mint)
+    assert [each for each in listed if each.owner == pair.provider.address] == [
+        await stake_of(pair)
+    ]
+    assert {each.mint for each in listed} == {mint}
+    other = await pair.payee.stakes(pair.world.plan.mints[1])
+    assert pair.provider.address not in {each.owner for each in other}
 
 
 async def test_a_stake_leaves_only_after_its_time(pair: Pair) -> None:
