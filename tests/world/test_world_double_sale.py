@@ -73,3 +73,4 @@ def test_a_card_sold_twice_at_once_costs_its_seller_and_pays_who_told(tmp_path: 
         assert told >= before // 50
         assert world.books().surplus == 0
         assert any("sold one slot twice" in world.log(name) for name in victims)
+        wait_until("the end of what was prepaid", lambda: not world.supervisors())
