@@ -25,6 +25,8 @@ PATIENCE: Final = 120.0
 """Seconds a node may stay away while a job runs: longer than any restart, and than the horizon."""
 CANCEL_PATIENCE: Final = 60.0
 """Seconds a cancelled job may take to end: a provider stops it within 5, then results travel."""
+ASK_PATIENCE: Final = 5.0
+"""Seconds the node may take to answer a cancel after the job's end; it answers at once."""
 SCANS: Final = 3
 """Times a folder is read again because files changed while they were sent."""
 
@@ -40,6 +42,7 @@ class Interrupts:
         self._client: RoboComputeClient | None = None
         self._task_id: str | None = None
         self._ended = threading.Event()
+        self._asking: threading.Thread | None = None
         self.status: int | None = None
         """Exit status that the first interruption asked for."""
 
@@ -51,6 +54,10 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._asking is not None:
+            # Python aborts where a thread is cut off in the middle of a word at its end.
+            self._asking.join(ASK_PATIENCE)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -95,7 +102,8 @@ class Interrupts:
     def _cancel(self) -> None:
         # On a thread of its own, with its own connection: the main one is reading events.
         if self._task_id is not None:
-            threading.Thread(target=self._ask, args=(self._task_id,), daemon=True).start()
+            self._asking = threading.Thread(target=self._ask, args=(self._task_id,), daemon=True)
+            self._asking.start()
 
     def _ask(self, task_id: str) -> None:
         assert self._client is not None

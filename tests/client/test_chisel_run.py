@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -183,6 +185,26 @@ def test_ctrl_c_cancels_waits_for_the_end_and_says_the_cost(node: FakeNode, star
     assert node.only_task().cancels == 1
     assert b"cancelling the job" in stderr
     assert b"cost 0.000300" in stderr
+
+
+def test_a_cancel_that_is_answered_late_is_waited_for(node: FakeNode, start: Start) -> None:
+    answered = threading.Event()
+
+    def end_first(node: FakeNode, task: FakeTask) -> None:
+        node.end(task, status="cancelled", cause="cancelled", exit_code=None)
+        time.sleep(1)  # the job's end reaches chisel before the answer to its cancel does
+        answered.set()
+
+    node.script = lambda node, task: node.output(task, "stdout", "line", "running")
+    node.on_cancel = end_first
+    process = start("python", "train.py")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert answered.is_set()
+    assert b"not cancelled" not in stderr
 
 
 def test_a_second_ctrl_c_leaves_at_once(node: FakeNode, start: Start) -> None:
