@@ -14,7 +14,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from podman_engine import import_python, missing, podman
+from podman_engine import import_python, missing, podman, refusal
 
 from robocompute_node.blobs import FileBlobStore
 from robocompute_node.executor.bubblewrap import BubblewrapExecutor
@@ -153,6 +153,8 @@ def engine() -> Iterator[str]:
         pytest.skip(absent)
     with podman() as socket:
         import_python(socket)
+        if words := refusal(socket):
+            pytest.skip(words)
         yield socket
 
 

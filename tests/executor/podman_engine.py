@@ -96,10 +96,21 @@ def import_python(socket: str) -> None:
     engine.call("POST", f"/images/{digest}/tag", query={"repo": name, "tag": tag})
 
 
+def refusal(socket: str) -> str:
+    """Why Podman itself runs no container on this machine; nothing where it does."""
+    tried = subprocess.run(
+        ["podman", "--url", f"unix://{socket}", "run", "--rm", "--network", "none", IMAGE, "true"],
+        check=False, capture_output=True, text=True, timeout=START_S,
+    )  # fmt: skip
+    if tried.returncode == 0:
+        return ""
+    return f"Podman runs no container here: {tried.stderr.strip()[-500:]}"
+
+
 def _root_tar() -> bytes:
     python = Path(shutil.which("python3.11", path="/usr/bin") or "/usr/bin/python3").resolve()
     library = Path("/usr/lib") / python.name
-    wanted = {python, Path("/bin/sh").resolve(), Path("/bin/sleep").resolve()}
+    wanted = {python, Path("/bin/sh").resolve(), Path("/bin/true").resolve()}
     binaries = [*wanted, *library.glob("lib-dynload/*.so")]
     for each in binaries:
         listed = subprocess.run(

@@ -11,7 +11,7 @@ from whole_world import wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 
-from podman_engine import IMAGE, import_python, missing, podman
+from podman_engine import IMAGE, import_python, missing, podman, refusal
 
 from robocompute import ProviderUnavailableError
 
@@ -52,6 +52,8 @@ def test_a_task_with_an_image_runs_in_a_container_and_is_paid_for(
         tasks.create(**asked)
     with podman() as socket:
         import_python(socket)
+        if words := refusal(socket):
+            pytest.skip(words)
         assert world.terminate("provider-1")
         config = world.data("provider-1") / "config.toml"
         text = config.read_text()
