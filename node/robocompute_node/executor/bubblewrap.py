@@ -14,7 +14,7 @@ from robocompute_node.executor.builder import Builder
 from robocompute_node.executor.environments import JOB, Environments
 from robocompute_node.executor.port import PrepareFailed
 from robocompute_node.executor.runtime import BASE, BaseRuntime, Interpreter
-from robocompute_node.executor.spec import SPEC, Bind, Spec
+from robocompute_node.executor.spec import Bind, Spec
 from robocompute_node.executor.supervised import (
     SupervisedJobs,
     chosen_environment,
@@ -103,14 +103,8 @@ class BubblewrapExecutor(SupervisedJobs):
 
     def _environments_in_use(self) -> frozenset[str]:
         """The environments that the jobs here were prepared with, ended ones too."""
-        used: set[str] = set()
-        for path in self.folders.iterdir():
-            try:
-                spec = Spec.from_json((path / SPEC).read_text())
-            except FileNotFoundError:
-                continue
-            used |= {Path(bind.source).name for bind in spec.binds if bind.target == JOB}
-        return frozenset(used)
+        binds = (bind for spec in self.specs() for bind in spec.binds)
+        return frozenset(Path(bind.source).name for bind in binds if bind.target == JOB)
 
     def _spec(self, order: JobOrder, environment: Path | None, job: Laid) -> Spec:
         task = order.task

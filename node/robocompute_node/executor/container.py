@@ -14,7 +14,7 @@ import trio
 from robocompute_node.executor.engine import Engine, EngineError
 from robocompute_node.executor.images import Allowed, Image, Images
 from robocompute_node.executor.port import PrepareFailed
-from robocompute_node.executor.spec import SPEC, Bind, ContainerSpec, Spec
+from robocompute_node.executor.spec import Bind, ContainerSpec, Spec
 from robocompute_node.executor.supervised import (
     SupervisedJobs,
     chosen_environment,
@@ -176,15 +176,8 @@ class ContainerExecutor(SupervisedJobs):
 
     def _images_in_use(self) -> frozenset[str]:
         """The images that the jobs here were prepared with, ended ones too."""
-        used: set[str] = set()
-        for path in self.folders.iterdir():
-            try:
-                spec = Spec.from_json((path / SPEC).read_text())
-            except FileNotFoundError:
-                continue
-            if spec.container is not None:
-                used.add(spec.container.image)
-        return frozenset(used)
+        boxes = (spec.container for spec in self.specs())
+        return frozenset(box.image for box in boxes if box is not None)
 
 
 def _user(job: Laid, *, rootless: bool) -> str:

@@ -49,7 +49,7 @@ from robocompute_protocol.messages import Manifest, Requirements, TaskSpec
 from robocompute_protocol.money import Millis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from robocompute_node.cards import Cards
     from robocompute_node.executor.port import BlobStore, Progress
@@ -144,6 +144,15 @@ class SupervisedJobs:
         if end.exit_code != 0 or said != [says]:
             return f"a tiny job ended with {end.detail} and said {said!r}"
         return ""
+
+    def specs(self) -> Iterator[Spec]:
+        """What the jobs here were prepared with, those that ended too: it is in use."""
+        for path in self.folders.iterdir():
+            try:
+                text = (path / SPEC).read_text()
+            except FileNotFoundError:
+                continue
+            yield Spec.from_json(text)
 
     def has(self, job_id: str) -> bool:
         """Whether a job's folder is here."""
