@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 from fake_world import PRICE, SMALL, USDC, FakeNode, World, fake_world
+from forgetful_slots import Forgetful
 from hypothesis import given, strategies as st
 
 from robocompute_node.core.lease_watch import (
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from robocompute_protocol.money import Millis
     from robocompute_settlement.port import StakeView
 
 KEY = SigningKey(digest(b"a provider"))
@@ -144,23 +144,6 @@ def test_the_book_finds_a_double_sale_just_when_there_is_one(
         own = [old for old in seen if old.payer == each.payer]
         if len(own) > OF_ONE_PAYER:
             seen.remove(own[0])
-
-
-class Forgetful(SlotTable):
-    """A cheat's: whatever is let or held, every slot is free."""
-
-    def let(
-        self, indices: tuple[int, ...], agreement: AgreementId, payer: Address, until: Millis
-    ) -> SlotTable:
-        return self
-
-    def hold(
-        self, indices: tuple[int, ...], peer: NodeKey, now: Millis, hold: Millis
-    ) -> tuple[SlotTable, Millis]:
-        return self, hold
-
-    def release(self, agreement: AgreementId) -> SlotTable:
-        return self
 
 
 # --- nodes -----------------------------------------------------------------------------------------

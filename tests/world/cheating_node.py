@@ -6,33 +6,14 @@ Started in the place of Python itself, with ``-m robocompute_node`` and what fol
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "node"))
+
+from forgetful_slots import Forgetful
 
 from robocompute_node.cli.main import run_command
-from robocompute_node.core.slots import SlotTable
 from robocompute_node.services import lettings
-
-if TYPE_CHECKING:
-    from robocompute_protocol.identifiers import Address, AgreementId, NodeKey
-    from robocompute_protocol.money import Millis
-
-
-class Forgetful(SlotTable):
-    """Whatever is let or held, every slot is free."""
-
-    def let(
-        self, indices: tuple[int, ...], agreement: AgreementId, payer: Address, until: Millis
-    ) -> SlotTable:
-        return self
-
-    def hold(
-        self, indices: tuple[int, ...], peer: NodeKey, now: Millis, hold: Millis
-    ) -> tuple[SlotTable, Millis]:
-        return self, hold
-
-    def release(self, agreement: AgreementId) -> SlotTable:
-        return self
-
 
 if __name__ == "__main__":
     lettings.SlotTable = Forgetful
